@@ -205,6 +205,17 @@ def decode_mask(mask: Rle) -> NDArray[np.uint8]:
     return decoded
 
 
+def mask_region(mask: Rle) -> tuple[int, int, NDArray[np.uint8]]:
+    """The part of a mask that is not empty.
+
+    Returns:
+        x and y of its upper left pixel, and (h, w) uint8, contiguous, 1 inside; (0, 0) when the
+        whole mask is empty.
+    """
+    x, y, width, height = (int(value) for value in coco_mask.toBbox(_coco_rle(mask)))
+    return x, y, np.ascontiguousarray(decode_mask(mask)[y : y + height, x : x + width])
+
+
 def mask_polygons(mask: Rle) -> list[list[float]]:
     """Outlines of a mask, `[x1, y1, x2, y2, ...]` each, in pixels of the image.
 
@@ -213,13 +224,12 @@ def mask_polygons(mask: Rle) -> list[list[float]]:
     **holes cannot be represented** in this form and come out filled; take the run lengths where
     they matter.
     """
-    x, y, width, height = (int(value) for value in coco_mask.toBbox(_coco_rle(mask)))
-    if width == 0 or height == 0:
+    x, y, region = mask_region(mask)
+    if region.size == 0:
         return []
-    region = decode_mask(mask)[y : y + height, x : x + width]
     # contours pass through pixel centres: at twice the resolution these are quarter pixels, and
     # a line one pixel thin has an inside
-    doubled = np.ascontiguousarray(region).repeat(2, axis=0).repeat(2, axis=1)
+    doubled = region.repeat(2, axis=0).repeat(2, axis=1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     corner = np.array([x, y])
     return [((contour.reshape(-1, 2) + 0.5) / 2 + corner).ravel().tolist() for contour in contours]
