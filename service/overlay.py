@@ -1,5 +1,6 @@
 """Results drawn on the picture: captions, boxes with masks, coloured class maps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -84,7 +85,7 @@ def _png(rgb: NDArray[np.uint8]) -> bytes:
 
 def _scale(height: int, width: int) -> float:
     """Length by which strokes and text grow, pixels; about the side of a square picture."""
-    return min(float(height * width) ** 0.5, 3.0 * min(height, width))
+    return min(math.sqrt(height * width), 3.0 * min(height, width))
 
 
 @lru_cache(maxsize=64)
@@ -167,8 +168,9 @@ def _tint(
     region: NDArray[np.uint8], inside: NDArray[np.bool_], colour: Colour, strength: float
 ) -> None:
     """Mix `colour` into the pixels of `region` where `inside`; (h, w, 3) and (h, w)."""
-    mixed = region[inside] * (1.0 - strength) + np.array(colour) * strength
-    region[inside] = np.rint(mixed).astype(np.uint8)
+    values = np.arange(256)[:, None] * (1.0 - strength) + np.array(colour) * strength
+    table = np.rint(values).astype(np.uint8)[:, None]
+    np.copyto(region, cv2.LUT(region, table), where=inside[:, :, None])
 
 
 def _draw_frame(canvas: NDArray[np.uint8], box: Area, colour: Colour, stroke: int) -> None:
