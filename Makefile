@@ -1,0 +1,67 @@
+# Every target does the set-up it needs; nothing is repeated when nothing changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TASK ?= classify
+MINUTES ?= 9
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup serve test check fmt bench train-demo evaluate-demo screenshots load clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.dev  ## virtual environment with everything for development
+
+serve: $(VENV)/.serve  ## serve the demo models on http://127.0.0.1:8000
+	$(BIN)/smserve serve $(ARGS)
+
+test: check  ## everything that CI runs
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## format, lint, strict types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## CPU benchmarks; results go to benchmarks/results
+	$(BIN)/python -m benchmarks.bench_cpu
+
+train-demo: $(VENV)/.demo  ## train one demo model: make train-demo TASK=detect (GPU)
+	$(BIN)/python -m demo.train_$(TASK) --pack pack --out runs/$(TASK) --minutes $(MINUTES)
+
+evaluate-demo: $(VENV)/.demo  ## measure the shipped demo models on new scenes
+	$(BIN)/python -m demo.evaluate --pack pack $(ARGS)
+
+screenshots: $(VENV)/.dev  ## refresh the pictures of docs/images with a headless browser
+	UPDATE_SCREENSHOTS=1 $(BIN)/python -m pytest -m browser tests/service
+
+load: $(VENV)/.dev  ## 200 concurrent mixed requests against a server of its own
+	$(BIN)/python -m loadtests.mixed_load $(ARGS)
+
+clean:  ## remove the virtual environment and all caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "The venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,demo]'
+	@touch $@ $(VENV)/.serve
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@ $(VENV)/.serve
