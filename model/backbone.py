@@ -31,8 +31,8 @@ class Block(nn.Module):
         x = x + self.position1(x)
         x = x + self.mixer(self.norm1(x))
         x = x + self.position2(x)
-        x = x + self.mlp(self.norm2(x))
-        return x
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class Backbone(nn.Module):

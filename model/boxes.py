@@ -1,4 +1,4 @@
-"""Anchors and the box coder of Faster R-CNN (arXiv:1506.01497) as the published models have them."""
+"""Anchors and the box coder of Faster R-CNN (arXiv:1506.01497), published settings."""
 
 import math
 from collections.abc import Sequence
