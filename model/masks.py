@@ -69,7 +69,10 @@ def patch_to_rle(patch: MaskPatch, image_hw: tuple[int, int]) -> Rle:
     # a run that ends at the bottom of one column and goes on at the top of the next is one run
     joined = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate((joined, joined + 1)))
-    counts = np.diff(np.concatenate(([0], edges, [height * width])))
+    total = height * width
+    # the last run is left out when it is empty, as COCO's own encoder does
+    ends = edges if len(edges) and edges[-1] == total else np.append(edges, total)
+    counts = np.diff(ends, prepend=0)
     packed = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return Rle(height, width, packed["counts"].decode("ascii"))
 
