@@ -10,6 +10,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+# Pillow's warnings are about sizes, which are checked here against our own limits, and about broken
+# metadata, which costs nobody their picture. Filters are global: a context manager around each
+# decode would race between threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # what Pillow raises on damaged files, by experience with mutated images
 _DAMAGE: Final = (
@@ -116,10 +122,7 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageDecodeError("the image is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            # size is checked against our own limits right after; other warnings are about metadata
-            warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as exc:
         raise ImageTooLargeError(f"the header announces too many pixels: {exc}") from exc
     except _DAMAGE as exc:
@@ -174,10 +177,8 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
 
 def _decode_any(image: Image.Image) -> NDArray[np.uint8]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            return np.asarray(_to_rgb(image))
+        image.load()
+        return np.asarray(_to_rgb(image))
     except Image.DecompressionBombError as exc:
         raise ImageTooLargeError(str(exc)) from exc
     except _DAMAGE as exc:
