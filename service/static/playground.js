@@ -168,7 +168,7 @@ function resetResult() {
   stage.clear();
   part("view").replaceChildren();
   part("download").disabled = true;
-  for (const id of ["json-card", "timings-card", "demo-banner"]) part(id).hidden = true;
+  for (const id of ["json-card", "timings-card"]) part(id).hidden = true;
 }
 
 async function showExchange(exchange, isCurrent) {
@@ -242,6 +242,7 @@ function showModels() {
   part("model").replaceChildren(...models.map(({ name }) => element("option", { value: name, textContent: name })));
   const standard = models.find((model) => model.default) ?? models[0];
   part("model").value = state.chosenModels.get(currentTask()) ?? standard?.name ?? "";
+  part("demo-banner").hidden = !models.find(({ name }) => name === part("model").value)?.demo;
 }
 
 // Events
@@ -280,6 +281,7 @@ function listenToControls() {
   });
   part("model").addEventListener("change", ({ target }) => {
     state.chosenModels.set(currentTask(), target.value);
+    showModels();
     run({ anew: false });
   });
   part("run").addEventListener("click", () => run());

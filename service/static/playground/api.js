@@ -75,11 +75,14 @@ export function post(url, picture, { accept, key, signal }) {
  * @returns {Map<string, number>} stage -> milliseconds, in order, without the total
  */
 export function stageTimes(response, answer) {
-  const stages = new Map(Object.entries(answer.timings ?? {}));
+  const stages = new Map();
   for (const part of (response.headers.get("Server-Timing") ?? "").split(",")) {
     const [name, ...attributes] = part.split(";").map((text) => text.trim());
     const duration = attributes.find((text) => text.startsWith("dur="));
     if (name && duration) stages.set(name, Number(duration.slice(4)));
+  }
+  for (const [name, duration] of Object.entries(answer.timings ?? {})) {
+    if (!stages.has(name)) stages.set(name, duration);
   }
   stages.delete("total");
   return stages;

@@ -73,7 +73,7 @@ export class DetectionView {
     const shown = this.visible;
     // the best object is drawn last, on top
     for (const found of shown.toReversed()) {
-      found.box_element = stage.addBox(found.box, found.css);
+      found.boxElement = stage.addBox(found.box, found.css);
       found.tag = stage.addTag(`${found.label} ${percent(found.score)}`, { x: found.box.xmin, y: found.box.ymin }, {
         paper: found.css, ink: inkOn(found.colour),
       });
@@ -111,7 +111,7 @@ export class DetectionView {
     this.active = active;
     for (const other of this.visible) {
       const isDimmed = active !== null && other !== active;
-      other.box_element.classList.toggle("dimmed", isDimmed);
+      other.boxElement.classList.toggle("dimmed", isDimmed);
       other.tag.classList.toggle("dimmed", isDimmed);
       other.button.classList.toggle("active", other === active);
     }

@@ -16,6 +16,8 @@ export class Stage {
     this.width = 1;
     this.height = 1;
     this.handlers = new AbortController();
+    this.anchors = new WeakMap(); // tag -> point of the picture
+    new ResizeObserver(() => this.#placeTags()).observe(root);
   }
 
   /**
@@ -95,7 +97,14 @@ export class Stage {
     return tag;
   }
 
+  #placeTags() {
+    for (const tag of this.tags.children) {
+      if (this.anchors.has(tag)) this.moveTag(tag, this.anchors.get(tag));
+    }
+  }
+
   moveTag(tag, { x, y }) {
+    this.anchors.set(tag, { x, y });
     const room = this.root.getBoundingClientRect();
     const left = Math.min((x / this.width) * room.width, room.width - tag.offsetWidth);
     const above = (y / this.height) * room.height - tag.offsetHeight;

@@ -4,7 +4,7 @@ import { element, milliseconds } from "./dom.js";
 
 const LONG_TEXT = 60;
 const KEPT_TEXT = 28;
-const STAGE_COLOURS = ["#3f8f86", "#d39a2c", "#6a7fd1", "#c8604f", "#8a63b8", "#4f9bd1", "#7d9a3c", "#b0588c"];
+const STAGE_COLOURS = ["#3f8f86", "#d39a2c", "#8a63b8", "#4a86c5", "#c8604f", "#7d9a3c", "#b0588c", "#5f6fb8"];
 const REST_COLOUR = "#9aa5a2";
 
 /** The command that sends the same request. */
@@ -41,7 +41,7 @@ export function timingNodes(stages, total) {
   const server = [...stages.values()].reduce((sum, value) => sum + value, 0);
   const rows = [...stages].map(([name, value], index) => ({ name, value, colour: STAGE_COLOURS[index % STAGE_COLOURS.length] }));
   const rest = total - server;
-  if (rest > 0) rows.push({ name: "network, browser", value: rest, colour: REST_COLOUR });
+  if (rest > 0) rows.push({ name: "network", value: rest, colour: REST_COLOUR });
   const whole = Math.max(total, server, 0.001);
   const bar = element("div", { class: "stack", "aria-hidden": "true" }, ...rows.map((row) => segment(row, whole)));
   const legend = element("ul", { class: "stages" }, ...rows.map(legendRow));
