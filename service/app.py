@@ -1,0 +1,130 @@
+"""The ASGI application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from service.access import AccessMiddleware, record_of
+from service.context import ServiceContext
+from service.documentation import install_openapi
+from service.engine.base import Engine
+from service.engine.budget import Allowance
+from service.engine.local import LocalEngine
+from service.errors import problem_response, service_error
+from service.lifecycle import Lifecycle
+from service.limits import AuthMiddleware, BodyLimitMiddleware, DrainMiddleware
+from service.pool import CpuPool
+from service.prediction import PredictionService
+from service.routes import pages, status, tasks
+from service.settings import Settings
+from service.telemetry import Metrics, service_version
+
+log = logging.getLogger(__name__)
+
+EngineFactory = Callable[[Settings, CpuPool, Metrics, Lifecycle], Engine]
+
+
+def local_engine(
+    settings: Settings, pool: CpuPool, metrics: Metrics, lifecycle: Lifecycle
+) -> Engine:
+    """The engine in this process."""
+    return LocalEngine(settings, pool, metrics, on_failure=lifecycle.fail)
+
+
+def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine) -> FastAPI:
+    """Build the service; models are loaded by its lifespan, in the background.
+
+    `app.state.context` is the `ServiceContext`.
+    """
+    metrics = Metrics()
+    lifecycle = Lifecycle(metrics)
+    pool = CpuPool(settings.pool_size)
+    engine = open_engine(settings, pool, metrics, lifecycle)
+    app = FastAPI(
+        title="smserve",
+        summary="Image classification, object detection and segmentation with Spatial-Mamba",
+        version=service_version(),
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        middleware=_middleware(settings, metrics, lifecycle),
+    )
+    app.state.context = ServiceContext(
+        settings=settings,
+        metrics=metrics,
+        lifecycle=lifecycle,
+        pool=pool,
+        engine=engine,
+        prediction=PredictionService(engine, pool, metrics, settings),
+    )
+    app.add_exception_handler(HTTPException, _answer_problem)
+    app.add_exception_handler(RequestValidationError, _answer_problem)
+    for router in (tasks.router, status.router, pages.router):
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=pages.STATIC_FOLDER), name="static")
+    install_openapi(app)
+    return app
+
+
+def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> list[Middleware]:
+    """From the outside in."""
+    layers = [
+        Middleware(AccessMiddleware, metrics=metrics, lifecycle=lifecycle),
+        Middleware(AuthMiddleware, api_keys=settings.api_keys),
+        Middleware(DrainMiddleware, lifecycle=lifecycle),
+        Middleware(
+            BodyLimitMiddleware,
+            max_bytes=settings.limits.max_body_bytes,
+            timeout_s=settings.timeouts.body_ms / 1000,
+            held=Allowance(settings.queue.max_bytes, "bytes of bodies"),
+        ),
+    ]
+    if settings.cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Server-Timing", "Retry-After"],
+        )
+        layers.insert(0, cors)
+    return layers
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Load in the background, so that the probes answer meanwhile."""
+    context: ServiceContext = app.state.context
+    starting = asyncio.create_task(_start(context.engine), name="engine-start")
+    try:
+        yield
+    finally:
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        await context.engine.stop(timeout_s=context.settings.shutdown.drain_timeout_s)
+        context.pool.close()
+
+
+async def _start(engine: Engine) -> None:
+    try:
+        await engine.start()
+    except Exception:
+        # the engine has reported its failure already; here is only the place in the code
+        log.debug("the engine did not start", exc_info=True)
+
+
+def _answer_problem(request: Request, exc: Exception) -> Response:
+    """What FastAPI raises by itself, in our form."""
+    record = record_of(request.scope)
+    record.error = service_error(exc).code
+    return problem_response(exc, instance=record.path, request_id=record.request_id)

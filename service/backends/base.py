@@ -1,0 +1,50 @@
+"""What the engine needs of a model, whatever computes it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import ModelSpec
+from model.results import Params, Result
+
+
+class PreparedImage(Protocol):
+    """One image as the network sees it; belongs to the backend that made it."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the network's input; only equal shapes share a batch."""
+        ...
+
+
+class Backend(Protocol):
+    """One loaded model.
+
+    `prepare` and `finish` are thread-safe; `infer` is called from the device thread only.
+
+    Attributes:
+        kind: name of the implementation, for `/models`.
+        device: where it computes, e.g. `cpu`.
+        dtype: of the computation, e.g. `float32`.
+        sha256: of the model file; None when there is no file.
+    """
+
+    kind: str
+    device: str
+    dtype: str
+    sha256: str | None
+    spec: ModelSpec
+
+    def prepare(self, rgb: NDArray[np.uint8]) -> Any:
+        """(H, W, 3) uint8, upright -> a `PreparedImage`."""
+        ...
+
+    def infer(self, batch: Sequence[Any], params: Sequence[Params]) -> list[Any]:
+        """Images of one shape -> one opaque raw result each, in order."""
+        ...
+
+    def finish(self, raw: Any, prepared: Any) -> Result:
+        """Raw result -> result in the coordinates of the upright original image."""
+        ...

@@ -1,0 +1,82 @@
+"""The real thing: a `model.predictor.Predictor` behind the backend interface.
+
+Torch is imported when a model is opened, so that the HTTP side loads without it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import ModelSpec
+from model.results import Params, Result
+
+if TYPE_CHECKING:
+    from model.predictor import Predictor
+
+
+class TorchBackend:
+    """PyTorch on the CPU or on one GPU."""
+
+    kind = "torch"
+
+    def __init__(self, predictor: "Predictor", *, device: str, sha256: str | None) -> None:
+        self._predictor = predictor
+        self.spec: ModelSpec = predictor.spec
+        self.device = device
+        self.dtype = "float32"
+        self.sha256 = sha256
+
+    @classmethod
+    def open(cls, path: Path, *, device: str) -> "TorchBackend":
+        """Load a model file.
+
+        Raises:
+            CheckpointError: the file cannot be read or does not fit its own description.
+        """
+        from model.predictor import Predictor
+
+        sha256 = _sha256(path)
+        return cls(Predictor.load(path, device=device), device=device, sha256=sha256)
+
+    def prepare(self, rgb: NDArray[np.uint8]) -> Any:
+        return self._predictor.prepare(rgb)
+
+    def infer(self, batch: Sequence[Any], params: Sequence[Params]) -> list[Any]:
+        return self._predictor.infer(batch, params)
+
+    def finish(self, raw: Any, prepared: Any) -> Result:
+        return self._predictor.finish(raw, prepared)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def select_device(wanted: str) -> str:
+    """`auto` -> `cuda:0` or `cpu`.
+
+    Raises:
+        ValueError: a GPU was asked for and there is none.
+    """
+    import torch
+
+    if wanted == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda:0"
+    if wanted == "cuda":
+        raise ValueError("device is cuda, but torch finds no CUDA device; use auto or cpu")
+    return "cpu"
+
+
+def limit_threads(num_threads: int | None) -> None:
+    """CPU threads of one operation; None leaves torch's own choice."""
+    import torch
+
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)

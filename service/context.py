@@ -1,0 +1,34 @@
+"""The parts of one running service, as routes find them."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.engine.base import Engine
+from service.lifecycle import Lifecycle
+from service.pool import CpuPool
+from service.prediction import PredictionService
+from service.settings import Settings
+from service.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceContext:
+    """Built once per application, shared by all requests."""
+
+    settings: Settings
+    metrics: Metrics
+    lifecycle: Lifecycle
+    pool: CpuPool
+    engine: Engine
+    prediction: PredictionService
+
+
+def context_of(request: Request) -> ServiceContext:
+    """The context of the application that serves this request."""
+    context: ServiceContext = request.app.state.context
+    return context
+
+
+Context = Annotated[ServiceContext, Depends(context_of)]

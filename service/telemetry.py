@@ -1,0 +1,181 @@
+"""Prometheus metrics: one registry per process, every label set present from the start."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+
+from model.config import TaskName
+
+STAGES: Final = ("read", "decode", "queue", "infer", "postprocess", "encode")
+OUTCOMES: Final = ("ok", "invalid", "rejected", "dropped", "failed")
+REJECTION_REASONS: Final = ("queue_full", "deadline", "draining", "too_large", "unauthorized")
+DROP_REASONS: Final = ("client_gone", "deadline")
+DECODE_ERRORS: Final = ("damaged", "unsupported", "too_large")
+_CODES: Final = (200, 400, 401, 404, 405, 406, 408, 413, 415, 422, 429, 499, 500, 503, 504)
+_REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_STAGE_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+_BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
+UNKNOWN_MODEL: Final = "unknown"
+DISTRIBUTION: Final = "spatial-mamba-serve"
+
+
+def service_version() -> str:
+    """Of the installed distribution; `unknown` when it runs from a bare folder."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Metrics:
+    """All metrics of one service; pass it down, there is no global one.
+
+    The gauges of the queue are read when scraped, so scrape on the event loop.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._create_request_metrics()
+        self._create_engine_metrics()
+        self._initialise_tasks()
+
+    def _create_request_metrics(self) -> None:
+        registry = self.registry
+        self.requests = Counter(
+            "smserve_requests", "Answered requests", ["task", "model", "code"], registry=registry
+        )
+        self.request_duration = Histogram(
+            "smserve_request_duration_seconds",
+            "From the first byte of a request to the last of its answer",
+            ["task", "model"],
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.stage_duration = Histogram(
+            "smserve_stage_duration_seconds",
+            "Time of one stage of one image",
+            ["stage", "task"],
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.inflight = Gauge(
+            "smserve_inflight_requests", "Accepted, not answered", ["task"], registry=registry
+        )
+        self.rejected = Counter(
+            "smserve_rejected", "Requests refused at once", ["reason"], registry=registry
+        )
+        self.draining = Gauge("smserve_draining", "1 after SIGTERM", registry=registry)
+        build = Gauge("smserve_build_info", "Always 1", ["version"], registry=registry)
+        build.labels(service_version()).set(1)
+
+    def _create_engine_metrics(self) -> None:
+        registry = self.registry
+        self.images = Counter(
+            "smserve_images", "Images by outcome", ["task", "model", "outcome"], registry=registry
+        )
+        self.batch_size = Histogram(
+            "smserve_batch_size_images",
+            "Images in one run of the device",
+            ["task", "model"],
+            buckets=_BATCH_BUCKETS,
+            registry=registry,
+        )
+        self.batches = Counter(
+            "smserve_batches", "Runs of the device", ["task", "model"], registry=registry
+        )
+        self.pixels = Counter(
+            "smserve_pixels", "Network input pixels computed", ["task", "model"], registry=registry
+        )
+        self.dropped = Counter(
+            "smserve_dropped", "Images dropped before the device", ["reason"], registry=registry
+        )
+        self.decode_errors = Counter(
+            "smserve_decode_errors", "Unusable pictures", ["reason"], registry=registry
+        )
+        self.queue_depth = Gauge(
+            "smserve_queue_depth", "Images waiting for the device", ["task"], registry=registry
+        )
+        self.queue_pixels = Gauge(
+            "smserve_queue_pixels", "Pixels waiting for the device", ["task"], registry=registry
+        )
+        self.queue_age = Gauge(
+            "smserve_queue_oldest_age_seconds", "Longest wait so far", ["task"], registry=registry
+        )
+        self.model_ready = Gauge(
+            "smserve_model_ready", "1 when warmed up", ["task", "model"], registry=registry
+        )
+        self.model_info = Gauge(
+            "smserve_model_info",
+            "Always 1",
+            ["task", "model", "backend", "device", "dtype", "sha256"],
+            registry=registry,
+        )
+
+    def _initialise_tasks(self) -> None:
+        for reason in REJECTION_REASONS:
+            self.rejected.labels(reason)
+        for reason in DROP_REASONS:
+            self.dropped.labels(reason)
+        for reason in DECODE_ERRORS:
+            self.decode_errors.labels(reason)
+        for task in TaskName:
+            self.inflight.labels(task)
+            for stage in STAGES:
+                self.stage_duration.labels(stage, task)
+            self._initialise_requests(task, UNKNOWN_MODEL)
+
+    def _initialise_requests(self, task: TaskName, model: str) -> None:
+        self.request_duration.labels(task, model)
+        for code in _CODES:
+            self.requests.labels(task, model, str(code))
+
+    def add_model(
+        self, task: TaskName, model: str, *, backend: str, device: str, dtype: str, sha256: str
+    ) -> None:
+        """Create the label sets of a model that is about to be served."""
+        self._initialise_requests(task, model)
+        for outcome in OUTCOMES:
+            self.images.labels(task, model, outcome)
+        for per_model in (self.batch_size, self.batches, self.pixels, self.model_ready):
+            per_model.labels(task, model)
+        self.model_info.labels(task, model, backend, device, dtype, sha256).set(1)
+
+    def watch_queue(
+        self,
+        *,
+        depth: Callable[[TaskName], float],
+        pixels: Callable[[TaskName], float],
+        oldest_age_s: Callable[[TaskName], float],
+    ) -> None:
+        """Read the queue's gauges from these functions, on every scrape."""
+        readers: Sequence[tuple[Gauge, Callable[[TaskName], float]]] = (
+            (self.queue_depth, depth),
+            (self.queue_pixels, pixels),
+            (self.queue_age, oldest_age_s),
+        )
+        for task in TaskName:
+            for gauge, reader in readers:
+                gauge.labels(task).set_function(partial(reader, task))
+
+    def observe_stages(self, task: TaskName, seconds: Mapping[str, float]) -> None:
+        """One image went through these stages."""
+        for stage, duration in seconds.items():
+            self.stage_duration.labels(stage, task).observe(duration)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The text of all metrics, and its media type."""
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_1_0_0
