@@ -95,8 +95,10 @@ def overlay_alpha(page: Page, x: int, y: int) -> int:
         page.evaluate(
             """([x, y]) => {
               const canvas = document.querySelector("#overlay");
-              const [column, row] = [x * canvas.width, y * canvas.height];
-              return canvas.getContext("2d").getImageData(column, row, 1, 1).data[3];
+              const [column, row] = [x * canvas.width, y * canvas.height].map(Math.floor);
+              const probe = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+              probe.drawImage(canvas, -column, -row);
+              return probe.getImageData(0, 0, 1, 1).data[3];
             }""",
             [(x + 0.5) / WIDTH, (y + 0.5) / HEIGHT],
         )
