@@ -1,0 +1,9 @@
+"""Labelled pictures: stickers pasted on photographs, made anew from a seed."""
+
+from demo.classes import class_names
+from demo.compose.library import Split
+from demo.compose.scene import Composer, Scene
+
+CLASS_NAMES = class_names()
+
+__all__ = ["CLASS_NAMES", "Composer", "Scene", "Split"]
