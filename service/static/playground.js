@@ -104,7 +104,6 @@ function choosePicture(load) {
   return attempt(async (signal, isCurrent) => {
     const picture = await load(signal);
     if (!isCurrent()) return;
-    state.picture?.bitmap?.close();
     state.picture = picture;
     state.finished.clear();
     showPicture();
@@ -155,10 +154,12 @@ function cancel() {
 function showPicture() {
   const { bitmap, name } = state.picture;
   part("empty").hidden = true;
-  if (bitmap) stage.show(bitmap, bitmap, `The picture ${name}`);
-  else stage.root.hidden = true;
-  const size = bitmap ? ` · ${bitmap.width} × ${bitmap.height}` : "";
-  part("caption").textContent = `${name}${size}`;
+  part("caption").textContent = name;
+  if (bitmap) {
+    part("caption").textContent += ` · ${bitmap.width} × ${bitmap.height}`;
+    stage.show(bitmap, bitmap, `The picture ${name}`);
+    bitmap.close(); // the stage holds a smaller copy
+  } else stage.root.hidden = true;
   part("run").disabled = false;
 }
 

@@ -41,12 +41,14 @@ export function needsKey({ status }) {
 function retryButton(seconds, retry) {
   const button = element("button", { type: "button", class: "button" });
   button.addEventListener("click", retry);
-  let left = Math.ceil(seconds);
-  const tick = () => {
-    button.textContent = left > 0 ? `Try again (in ${left} s)` : "Try again";
-    if (left > 0 && (button.isConnected || left === Math.ceil(seconds))) setTimeout(tick, 1000);
-    left -= 1;
-  };
-  tick();
+  countDown(button, Math.ceil(seconds));
   return button;
+}
+
+function countDown(button, left) {
+  button.textContent = left > 0 ? `Try again (in ${left} s)` : "Try again";
+  if (left <= 0) return;
+  setTimeout(() => {
+    if (button.isConnected) countDown(button, left - 1);
+  }, 1000);
 }

@@ -59,7 +59,8 @@ def test_classify_shows_the_best_labels(
     expected = ask(base_url, "classify", photograph)["predictions"]
     shown = page.locator(".bars li .line span:first-child").all_inner_texts()
     assert shown == [item["label"] for item in expected]
-    assert f"{expected[0]['score'] * 100:.1f} %" in page.inner_text(".bars li:first-child")
+    percent = f"{expected[0]['score'] * 100:.1f} %"
+    expect(page.locator(".bars li").first).to_contain_text(percent)
     assert expected[0]["label"] in page.inner_text("#summary")
 
 
