@@ -110,21 +110,22 @@ def build_answer(
 def parse_class_filter(text: str, spec: ModelSpec) -> frozenset[int]:
     """Class ids of a comma-separated list of names and ids, e.g. `person,dog,17`.
 
-    Names compare without regard to case. A class whose name is a number is found by its name
+    Names compare without regard to case, unless one fits exactly. A class whose name is a number is found by its name
     first. Names that contain a comma can only be given as ids.
 
     Raises:
         ValueError: unknown names (with the closest ones) or ids outside the class list; nothing
             named at all.
     """
-    ids_by_name = {name.casefold(): number for number, name in enumerate(spec.class_names)}
+    exact = {name: number for number, name in enumerate(spec.class_names)}
+    ids_by_name = {name.casefold(): number for name, number in exact.items()}
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     if not wanted:
         raise ValueError("the class filter names no class")
     found: set[int] = set()
     unknown: list[str] = []
     for word in wanted:
-        number = ids_by_name.get(word.casefold())
+        number = exact.get(word, ids_by_name.get(word.casefold()))
         if number is None and word.isascii() and word.isdigit() and len(word) <= 9:
             number = int(word) if int(word) < spec.num_classes else None
         if number is None:
