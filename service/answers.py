@@ -110,8 +110,8 @@ def build_answer(
 def parse_class_filter(text: str, spec: ModelSpec) -> frozenset[int]:
     """Class ids of a comma-separated list of names and ids, e.g. `person,dog,17`.
 
-    Names compare without regard to case, unless one fits exactly. A class whose name is a number is found by its name
-    first. Names that contain a comma can only be given as ids.
+    Names compare without regard to case, unless one fits exactly. A class whose name is a number
+    is found by its name first. Names that contain a comma can only be given as ids.
 
     Raises:
         ValueError: unknown names (with the closest ones) or ids outside the class list; nothing

@@ -56,4 +56,4 @@ def serve(
     )
     from service.server import run
 
-    run(settings)
+    raise typer.Exit(run(settings))
