@@ -24,6 +24,12 @@ def draw_background(rng: np.random.Generator, library: Library, width: int, heig
     return np.clip(canvas, 0, 1).astype(np.float32)
 
 
+def to_canvas(image: Image.Image) -> Canvas:
+    """8-bit picture -> (H, W, channels) float32, 0..1."""
+    pixels: Canvas = np.asarray(image, np.float32) / np.float32(255)
+    return pixels
+
+
 def photograph_piece(
     rng: np.random.Generator, library: Library, width: int, height: int, least: float, most: float
 ) -> Image.Image:
@@ -56,7 +62,8 @@ def fractal_noise(
         total += amplitude * np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
         amplitude *= rng.uniform(0.4, 0.7)
     total -= total.min()
-    return total / (total.max() + np.float32(1e-6))
+    noise: NDArray[np.float32] = total / (total.max() + np.float32(1e-6))
+    return noise
 
 
 def _photograph(rng: np.random.Generator, library: Library, width: int, height: int) -> Canvas:
@@ -65,7 +72,7 @@ def _photograph(rng: np.random.Generator, library: Library, width: int, height: 
         image = ImageOps.mirror(image)
     if rng.random() < 0.35:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 3.5)))
-    return np.asarray(image, np.float32) / 255
+    return to_canvas(image)
 
 
 def _ground_and_sky(rng: np.random.Generator, library: Library, width: int, height: int) -> Canvas:
@@ -78,7 +85,7 @@ def _ground_and_sky(rng: np.random.Generator, library: Library, width: int, heig
     clouds = fractal_noise(rng, width, horizon) - 0.5
     canvas[:horizon] += clouds[..., None] * np.float32(rng.uniform(0, 0.5))
     ground = photograph_piece(rng, library, width, height - horizon, 0.15, 0.5)
-    canvas[horizon:] = np.asarray(ground, np.float32) / 255
+    canvas[horizon:] = to_canvas(ground)
     return canvas
 
 
@@ -94,7 +101,8 @@ def _texture(rng: np.random.Generator, width: int, height: int) -> Canvas:
     )
     if rng.random() < 0.4:
         canvas = canvas * (1 + rng.uniform(0.1, 0.35) * _stripes(rng, width, height)[..., None])
-    return canvas.astype(np.float32)
+    out: Canvas = canvas.astype(np.float32)
+    return out
 
 
 def _stripes(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
@@ -102,4 +110,5 @@ def _stripes(rng: np.random.Generator, width: int, height: int) -> NDArray[np.fl
     angle, period = rng.uniform(0, math.pi), rng.uniform(10, 60)
     x = np.arange(width, dtype=np.float32)[None, :] * math.cos(angle)
     y = np.arange(height, dtype=np.float32)[:, None] * math.sin(angle)
-    return np.sign(np.sin((x + y) * (2 * math.pi / period))).astype(np.float32)
+    stripes: NDArray[np.float32] = np.sign(np.sin((x + y) * np.float32(2 * math.pi / period)))
+    return stripes

@@ -20,13 +20,15 @@ def photograph(rng: np.random.Generator, canvas: Canvas) -> NDArray[np.uint8]:
 def _toned(rng: np.random.Generator, canvas: Canvas) -> Canvas:
     if rng.random() < 0.5:
         canvas = canvas * np.exp(rng.normal(0, 0.07, 3)).astype(np.float32)
-    gamma, gain = math.exp(rng.normal(0, 0.2)), math.exp(rng.normal(0, 0.08))
-    canvas = np.clip(canvas, 0, 1) ** np.float32(gamma) * np.float32(gain)
+    gamma = np.float32(math.exp(rng.normal(0, 0.2)))
+    gain = np.float32(math.exp(rng.normal(0, 0.08)))
+    toned: Canvas = np.power(np.clip(canvas, 0, 1), gamma) * gain
     if rng.random() < 0.3:
         x = np.linspace(-1, 1, canvas.shape[1], dtype=np.float32)[None, :, None]
         y = np.linspace(-1, 1, canvas.shape[0], dtype=np.float32)[:, None, None]
-        canvas = canvas * (1 - np.float32(rng.uniform(0.05, 0.35)) * (x**2 + y**2) / 2)
-    return canvas
+        strength = np.float32(rng.uniform(0.05, 0.35))
+        toned *= 1 - strength * (x**2 + y**2) / 2
+    return toned
 
 
 def _noisy(rng: np.random.Generator, canvas: Canvas) -> Canvas:

@@ -94,18 +94,18 @@ class Library:
     def pick_sprite(self, rng: np.random.Generator, class_id: int) -> Sprite:
         """A sprite of the class: every design is equally likely, then every sprite of it."""
         designs = self.sprites[class_id]
-        sprites = designs[rng.integers(len(designs))]
-        return sprites[rng.integers(len(sprites))]
+        sprites = designs[int(rng.integers(len(designs)))]
+        return sprites[int(rng.integers(len(sprites)))]
 
     def pick_photograph(self, rng: np.random.Generator) -> Image.Image:
         """Any photograph of the split."""
-        return self.photographs[rng.integers(len(self.photographs))]
+        return self.photographs[int(rng.integers(len(self.photographs)))]
 
 
 def _belongs(entry: Mapping[str, Any], split: Split) -> bool:
     if entry["class_id"] == CLUTTER:
         return True
-    return (entry["design"] == TEST_DESIGN) == (split is Split.UNSEEN)
+    return bool(entry["design"] == TEST_DESIGN) == (split is Split.UNSEEN)
 
 
 def _sprite(pack: Path, entry: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> Sprite:

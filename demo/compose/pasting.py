@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from demo.compose.background import Canvas
+from demo.compose.background import Canvas, to_canvas
 
 _SMALLEST = 4
 _SHADOW_PAD = 8
@@ -48,10 +48,9 @@ def paste(
         return None
     if rng.random() < 0.55:
         _cast_shadow(rng, canvas, image.getchannel("A"), x, y)
-    part = np.asarray(image, np.float32)[
+    part = to_canvas(image)[
         place.rows.start - y : place.rows.stop - y, place.columns.start - x : place.columns.stop - x
     ]
-    part = part / 255
     ground = canvas[place.rows, place.columns]
     alpha = part[..., 3:]
     colour = np.clip(_lit(rng, part[..., :3], ground.mean((0, 1))), 0, 1)
@@ -93,7 +92,7 @@ def _lit(rng: np.random.Generator, rgb: Canvas, ground: NDArray[np.float32]) -> 
     tint = np.clip(ground / (ground.mean() + 1e-3), 0.75, 1.3)
     gain = (1 + pull * (brightness - 1)) * (1 + 0.5 * pull * (tint - 1))
     gain = gain * np.exp(rng.normal(0, 0.06, 3)) * math.exp(rng.normal(0, 0.14))
-    out = rgb * gain.astype(np.float32)
+    out: Canvas = rgb * gain.astype(np.float32)
     grey = out.mean(2, keepdims=True)
     out = grey + (out - grey) * np.float32(rng.uniform(0.6, 1.25))
     if rng.random() < 0.6:

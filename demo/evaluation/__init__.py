@@ -1,0 +1,1 @@
+"""Quality of the demo models, measured through the served pipeline."""
