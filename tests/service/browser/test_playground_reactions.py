@@ -292,7 +292,7 @@ def test_task_already_answered_is_not_asked_again(open_page: OpenPage, photograp
 
 
 def test_model_can_be_chosen(open_page: OpenPage, photograph: bytes) -> None:
-    page = open_page("livez")
+    page = open_page()
     listed = [
         {"name": "one", "task": "classify", "default": False, "demo": False},
         {"name": "two", "task": "classify", "default": True, "demo": True},
@@ -301,7 +301,7 @@ def test_model_can_be_chosen(open_page: OpenPage, photograph: bytes) -> None:
     page.route("**/models", lambda route: route.fulfill(json={"models": listed}))
     answers = Answers(page)
     answers.reply = lambda route: route.fulfill(json=classification_answer("cat"))
-    page.goto(page.url.removesuffix("livez"))
+    page.reload()
     choice = page.get_by_label("Model")
     expect(choice).to_have_value("two")
     expect(page.locator("#demo-banner")).to_be_visible()
