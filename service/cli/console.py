@@ -32,10 +32,19 @@ def stdout() -> "Console":
 
 
 def say_error(message: str) -> None:
-    """Print a problem; names of files and classes are never read as markup."""
-    printable = message.encode("utf-8", errors="backslashreplace").decode("utf-8")
-    stderr().print("[bold red]error:[/]", end=" ")
-    stderr().print(printable, markup=False, soft_wrap=True)
+    """Print a problem, a line as it is.
+
+    Names of files in it are never read as markup, and what cannot be printed, such as escape
+    sequences, is shown by its number.
+    """
+    from rich.text import Text
+
+    printable = "".join(
+        char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in message
+    )
+    # one call: a progress bar would come between two
+    line = Text.assemble(("error:", "bold red"), " ", printable)
+    stderr().print(line, soft_wrap=True)
 
 
 def exit_status(exc: Exception) -> int:

@@ -132,6 +132,14 @@ def test_bad_files_are_reported_and_the_rest_goes_on(
     assert errors[3] == "error: 3 of 10 images failed"
 
 
+def test_errors_cannot_reach_the_terminal(models: dict[TaskName, Path], pictures: Path) -> None:
+    name = "x\x1b[31m[red]\udcff.jpg"
+    result = smserve("predict", "classify", name, "--model", models[TaskName.CLASSIFY])
+    assert result.stderr.splitlines()[0] == (
+        "error: x\\x1b[31m[red]\\xff.jpg: No such file or directory"
+    )
+
+
 def test_json_and_overlays_go_where_they_are_sent(
     tmp_path: Path, models: dict[TaskName, Path], pictures: Path
 ) -> None:
