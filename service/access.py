@@ -142,7 +142,8 @@ class AccessMiddleware:
         if error.code == "internal":
             log.error("unexpected error", exc_info=exc)
         reason = _REJECTIONS.get(type(error))
-        if reason is not None:
+        # a probe that hears "not ready" has not been refused any work
+        if reason is not None and record.task is not None:
             self._metrics.rejected.labels(reason).inc()
 
     def _account(self, record: RequestRecord, scope: Scope) -> None:

@@ -19,7 +19,7 @@ from service.documentation import install_openapi
 from service.engine.base import Engine
 from service.engine.budget import Allowance
 from service.engine.local import LocalEngine
-from service.errors import problem_response, service_error
+from service.errors import RouteNotFoundError, problem_response, service_error
 from service.lifecycle import Lifecycle
 from service.limits import AuthMiddleware, BodyLimitMiddleware, DrainMiddleware
 from service.pool import CpuPool
@@ -126,5 +126,7 @@ async def _start(engine: Engine) -> None:
 def _answer_problem(request: Request, exc: Exception) -> Response:
     """What FastAPI raises by itself, in our form."""
     record = record_of(request.scope)
+    if isinstance(exc, HTTPException) and exc.status_code == 404:
+        exc = RouteNotFoundError(f"there is nothing at {record.path[:100]!r}")
     record.error = service_error(exc).code
     return problem_response(exc, instance=record.path, request_id=record.request_id)

@@ -1,14 +1,10 @@
 """The OpenAPI page: made from the error classes, so that it cannot drift from the mapping."""
 
-import base64
-import hashlib
-import re
 from collections.abc import Iterable
 from itertools import groupby
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 
 from service.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -18,9 +14,6 @@ from service.errors import (
     error_classes,
 )
 from service.schemas import Problem
-
-_ASSETS: Final = "/static/vendor/swagger-ui"
-_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 def problem_responses(
@@ -66,27 +59,3 @@ def _mark_problems(operation: dict[str, Any]) -> None:
         content = response.get("content", {})
         if int(status) >= 400 and "application/json" in content:
             content[PROBLEM_MEDIA_TYPE] = content.pop("application/json")
-
-
-def docs_page(title: str) -> tuple[str, str]:
-    """The HTML of `/docs`, from assets of our own, and a content security policy for it."""
-    response = get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title=title,
-        swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{_ASSETS}/swagger-ui.css",
-        swagger_favicon_url="/static/favicon.svg",
-    )
-    html = bytes(response.body).decode()
-    hashes = " ".join(_source_hash(script) for script in _SCRIPT.findall(html))
-    # the page's library writes style attributes and shows pictures as data
-    policy = (
-        f"default-src 'self'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
-    )
-    return html, policy
-
-
-def _source_hash(script: str) -> str:
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

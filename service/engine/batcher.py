@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from service.errors import (
     EngineUnavailableError,
     InferenceFailedError,
     QueueFullError,
+    ServiceError,
     ShuttingDownError,
 )
 
@@ -289,13 +290,14 @@ class Batcher(Generic[ItemT, ResultT]):
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(batch)} items in, {len(results)} results out")
         except EngineUnavailableError as exc:
-            _fail(batch, exc)
+            detail, retry_after_s = exc.detail, exc.retry_after_s
+            _fail(batch, lambda: EngineUnavailableError(detail, retry_after_s=retry_after_s))
             return
         except Exception as exc:  # noqa: BLE001 - a model may raise anything; none may hang for it
             await self._serve_halves(batch, exc)
             return
         except BaseException:  # cancelled: no future may stay pending
-            _fail(batch, ShuttingDownError("stopped while the image was computed"))
+            _fail(batch, _stopped_midway)
             raise
         finally:
             self._running_until = None
@@ -310,9 +312,7 @@ class Batcher(Generic[ItemT, ResultT]):
     async def _serve_halves(self, batch: list[_Entry[ItemT, ResultT]], cause: Exception) -> None:
         if len(batch) == 1:
             log.error("inference failed", exc_info=cause, extra={"model": batch[0].key.model})
-            failure = InferenceFailedError("the model failed on this image")
-            failure.__cause__ = cause
-            _fail(batch, failure)
+            _fail(batch, lambda: InferenceFailedError("the model failed on this image"))
             return
         log.warning("batch failed, trying its halves", extra={"size": len(batch)})
         middle = len(batch) // 2
@@ -325,16 +325,23 @@ class Batcher(Generic[ItemT, ResultT]):
                     await self._serve(half)
         except BaseException:
             for rest in halves:
-                _fail(rest, ShuttingDownError("stopped while the image was computed"))
+                _fail(rest, _stopped_midway)
             raise
 
     def _fail_waiting(self) -> None:
         for bucket in self._buckets.values():
-            _fail(bucket, ShuttingDownError(self._closed or "stopped"))
+            _fail(bucket, lambda: ShuttingDownError(self._closed or "stopped"))
         self._buckets.clear()
 
 
-def _fail(entries: "Sequence[_Entry[ItemT, ResultT]]", error: Exception) -> None:
+def _stopped_midway() -> ShuttingDownError:
+    return ShuttingDownError("stopped while the image was computed")
+
+
+def _fail(
+    entries: Iterable[_Entry[ItemT, ResultT]], make_error: Callable[[], ServiceError]
+) -> None:
+    """Give each one an error of its own: tracebacks grow where they are raised."""
     for entry in entries:
         if not entry.future.done():
-            entry.future.set_exception(error)
+            entry.future.set_exception(make_error())
