@@ -293,7 +293,7 @@ def _draw_caption(
 def _draw_panel(picture: Image.Image, rows: Sequence[PanelRow], *, is_wide: bool) -> None:
     """A translucent panel: wide along the lower edge, else a card in the upper left corner.
 
-    It shows as many rows as fit into half the height of the picture; none when not even one
+    It shows as many rows as fit into 45 % of the height of the picture; none when not even one
     does or no name has room.
     """
     width, height = picture.size
@@ -301,7 +301,7 @@ def _draw_panel(picture: Image.Image, rows: Sequence[PanelRow], *, is_wide: bool
     font = _font(font_size)
     pad = round(font_size * 0.7)
     line = round(font_size * 1.55)
-    rows = rows[: min(len(rows), (height // 2 - 2 * pad) // line)]
+    rows = rows[: max(0, (int(height * 0.45) - 2 * pad) // line)]
     percent = _text_size("100.0%", font)[0]
     name_room = width - 5 * pad - percent - font_size
     names = [_fit_text(row.text, font, name_room) for row in rows]

@@ -16,8 +16,8 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            # RuntimeErrors too, but already an answer
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            # an answer already; or nobody reads on, which the framework ends in silence
             raise
         except (ValueError, OSError, RuntimeError) as exc:
             if ctx.params.get("debug"):
