@@ -159,9 +159,9 @@ def _add_cutouts(index: Index, sources: Sources, photographs: dict[str, Photogra
     stamps = sources.debian[STAMPS_DEBIAN] / "usr/share/tuxpaint/stamps"
     for class_id, entry in enumerate(sticker_classes()):
         for stamp in entry.stamps:
-            for path in (stamps / "animals" / f"{stamp}.png", stamps / f"{stamp}.png"):
-                if path.exists():
-                    with Image.open(path) as image:
+            for file in (stamps / "animals" / f"{stamp}.png", stamps / f"{stamp}.png"):
+                if file.exists():
+                    with Image.open(file) as image:
                         index.add_sprite(
                             image, class_id, "photograph", "GPL-2.0", f"tuxpaint:{stamp}"
                         )

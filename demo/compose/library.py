@@ -52,11 +52,13 @@ class Library:
         class_names: by class id.
         sprites: class id -> its sprites, grouped by design.
         photographs: RGB backgrounds.
+        photograph_sources: where each comes from.
     """
 
     class_names: tuple[str, ...]
     sprites: Mapping[int, Sequence[Sequence[Sprite]]]
     photographs: Sequence[Image.Image]
+    photograph_sources: Sequence[str]
 
     @classmethod
     def open(cls, pack: Path, split: Split) -> "Library":
@@ -73,17 +75,14 @@ class Library:
                 sprite = _sprite(pack, entry, index["classes"])
                 designs.setdefault(entry["design"], []).append(sprite)
         wanted = "train" if split is Split.TRAIN else "heldout"
-        photographs = [
-            _opened(pack / entry["file"], "RGB")
-            for entry in index["photographs"]
-            if entry["split"] == wanted
-        ]
+        photographs = [entry for entry in index["photographs"] if entry["split"] == wanted]
         if not photographs or not any(class_id != CLUTTER for class_id in grouped):
             raise ValueError(f"{pack} has no photographs or no cut-outs for the split {split}")
         return cls(
             class_names=tuple(entry["name"] for entry in index["classes"]),
             sprites={key: list(designs.values()) for key, designs in grouped.items()},
-            photographs=photographs,
+            photographs=[_opened(pack / entry["file"], "RGB") for entry in photographs],
+            photograph_sources=[str(entry["source"]) for entry in photographs],
         )
 
     @property

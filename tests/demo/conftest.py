@@ -49,7 +49,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
         file = f"photographs/{number}.png"
         Image.fromarray(pixels).save(root / file)
-        photographs.append({"file": file, "split": split})
+        photographs.append({"file": file, "split": split, "source": f"drawn:{number}"})
     draw_shape(1, "plain").convert("RGB").save(root / "real/0.png")
     index = {
         "classes": [
