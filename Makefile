@@ -34,7 +34,7 @@ bench: $(VENV)/.dev  ## CPU benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.bench_cpu
 
 train-demo: $(VENV)/.demo  ## train one demo model: make train-demo TASK=detect (GPU)
-	$(BIN)/python -m demo.train_$(TASK) --pack pack --out runs/$(TASK) --minutes $(MINUTES)
+	$(BIN)/python -m demo.train_$(TASK) --pack pack --out runs/$(TASK) --minutes $(MINUTES) $(ARGS)
 
 evaluate-demo: $(VENV)/.demo  ## measure the shipped demo models on new scenes
 	$(BIN)/python -m demo.evaluate --pack pack $(ARGS)
