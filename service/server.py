@@ -13,9 +13,9 @@ import uvicorn
 
 from service.app import create_app
 from service.context import ServiceContext
-from service.lifecycle import Lifecycle, Phase
+from service.lifecycle import Phase
 from service.logs import configure_logging
-from service.settings import Settings, SettingsError, ShutdownSettings
+from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def run(settings: Settings) -> int:
     configure_logging(settings.log)
     app = create_app(settings)
     context: ServiceContext = app.state.context
-    server = DrainingServer(_uvicorn_config(app, settings), context.lifecycle, settings.shutdown)
+    server = DrainingServer(_uvicorn_config(app, settings), context)
     try:
         server.run()
     except SystemExit as exc:
@@ -75,12 +75,11 @@ def _uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
 class DrainingServer(uvicorn.Server):
     """Uvicorn with our meaning of signals."""
 
-    def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, shutdown: ShutdownSettings
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, context: ServiceContext) -> None:
         super().__init__(config)
-        self._lifecycle = lifecycle
-        self._shutdown = shutdown
+        self._engine = context.engine
+        self._lifecycle = context.lifecycle
+        self._shutdown = context.settings.shutdown
         self._draining: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -112,6 +111,8 @@ class DrainingServer(uvicorn.Server):
         if not await self._lifecycle.drained(timeout_s=self._shutdown.drain_timeout_s):
             left = self._lifecycle.num_accepted
             log.warning("drain timed out", extra={"requests": left})
+            # answers what is left with 503, while there is still somebody to write it
+            await self._engine.stop(timeout_s=0)
         self.should_exit = True
 
     def _on_failure(self) -> None:

@@ -158,7 +158,7 @@ class StubSettings(_Section):
     """The backend without a network, for load tests of the service itself.
 
     Attributes:
-        batch_ms: every batch takes this long.
+        batch_ms: every batch takes this long, apart from the warm-up.
         image_ms: and this much more per image.
         poison_width: pictures of this width make their batch fail; 0: none.
         crash_after_batches: the device thread dies after this many batches; 0: never.

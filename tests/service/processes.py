@@ -1,0 +1,79 @@
+"""The real service in a process of its own, on a free loopback port."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = "import sys; from service.cli.app import main; sys.argv = ['smserve', 'serve']; main()"
+
+
+@dataclass(frozen=True)
+class ServiceProcess:
+    process: "subprocess.Popen[str]"
+    url: str
+
+    def wait(self, timeout_s: float = 20) -> int:
+        return self.process.wait(timeout=timeout_s)
+
+    def log(self) -> str:
+        """Everything written to standard error; after the end of the process."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def service_process(*, is_awaited: bool = True, **settings: str) -> Iterator[ServiceProcess]:
+    """`smserve serve` with the stub backend; keyword arguments are `SMSERVE_` variables."""
+    port = free_port()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SMSERVE_")}  # noqa: TID251
+    environment |= {
+        "SMSERVE_BACKEND": "stub",
+        "SMSERVE_PORT": str(port),
+        "SMSERVE_SHUTDOWN__GRACE_S": "0",
+        "PYTHONPATH": str(ROOT),
+        **{f"SMSERVE_{name.upper()}": value for name, value in settings.items()},
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM],
+        env=environment,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        service = ServiceProcess(process, f"http://127.0.0.1:{port}")
+        try:
+            if is_awaited:
+                _wait_until_ready(service)
+            yield service
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def _wait_until_ready(service: ServiceProcess) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert service.process.poll() is None, service.log()
+        try:
+            if httpx.get(f"{service.url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise TimeoutError("the service did not become ready")

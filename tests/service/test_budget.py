@@ -1,0 +1,119 @@
+"""Amounts that are refused or made to wait."""
+
+import asyncio
+
+import pytest
+
+from service.engine.budget import Allowance, Turnstile
+from service.errors import QueueFullError
+
+pytestmark = pytest.mark.anyio
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+class Visitor:
+    """Holds an amount until told to leave."""
+
+    def __init__(self, turnstile: Turnstile, amount: int) -> None:
+        self.is_inside = False
+        self._leave = asyncio.Event()
+        self.task = asyncio.create_task(self._visit(turnstile, amount))
+
+    async def _visit(self, turnstile: Turnstile, amount: int) -> None:
+        async with turnstile.hold(amount):
+            self.is_inside = True
+            await self._leave.wait()
+        self.is_inside = False
+
+    async def leave(self) -> None:
+        self._leave.set()
+        await self.task
+        await settle()
+
+
+async def test_an_allowance_refuses_what_does_not_fit() -> None:
+    allowance = Allowance(10, "images")
+    with allowance.hold(7, retry_after_s=3):
+        with pytest.raises(QueueFullError, match="7 images") as refusal:
+            allowance.take(4, retry_after_s=3)
+        assert refusal.value.retry_after_s == 3
+        with allowance.hold(3, retry_after_s=3):
+            assert allowance.held == 10
+    assert allowance.held == 0
+
+
+async def test_an_allowance_is_given_back_after_an_error() -> None:
+    allowance = Allowance(1, "images")
+    with pytest.raises(ZeroDivisionError), allowance.hold(1, retry_after_s=1):
+        _ = 1 / 0
+    assert allowance.held == 0
+
+
+async def test_a_single_amount_over_the_limit_is_held_alone() -> None:
+    allowance = Allowance(10, "bytes")
+    with allowance.hold(50, retry_after_s=1), pytest.raises(QueueFullError):
+        allowance.take(1, retry_after_s=1)
+
+
+async def test_a_turnstile_keeps_the_order() -> None:
+    turnstile = Turnstile(10)
+    first = Visitor(turnstile, 8)
+    await settle()
+    large, small = Visitor(turnstile, 9), Visitor(turnstile, 1)
+    await settle()
+    assert first.is_inside
+    assert not large.is_inside
+    assert not small.is_inside, "it would fit, but the large one was first"
+    await first.leave()
+    assert large.is_inside
+    assert small.is_inside
+    await large.leave()
+    await small.leave()
+
+
+async def test_an_amount_over_the_limit_waits_until_it_is_alone() -> None:
+    turnstile = Turnstile(10)
+    first = Visitor(turnstile, 1)
+    huge = Visitor(turnstile, 100)
+    await settle()
+    assert not huge.is_inside
+    await first.leave()
+    assert huge.is_inside
+    await huge.leave()
+
+
+async def test_who_gives_up_waiting_lets_the_next_one_in() -> None:
+    turnstile = Turnstile(10)
+    first = Visitor(turnstile, 8)
+    await settle()
+    large, small = Visitor(turnstile, 9), Visitor(turnstile, 1)
+    await settle()
+    large.task.cancel()
+    await settle()
+    assert small.is_inside
+    await first.leave()
+    await small.leave()
+    last = Visitor(turnstile, 10)
+    await settle()
+    assert last.is_inside, "nothing was lost"
+    await last.leave()
+
+
+async def test_who_gives_up_at_the_moment_of_admission_holds_nothing() -> None:
+    turnstile = Turnstile(10)
+    first = Visitor(turnstile, 10)
+    await settle()
+    second = Visitor(turnstile, 10)
+    await settle()
+    first._leave.set()
+    await first.task
+    second.task.cancel()
+    await settle()
+    third = Visitor(turnstile, 10)
+    await settle()
+    assert third.is_inside
+    await third.leave()

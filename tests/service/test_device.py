@@ -1,0 +1,98 @@
+"""The device thread: order, errors, crash, end."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from service.engine.device import DeviceCrash, DeviceThread
+from service.errors import EngineUnavailableError
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_calls_run_in_one_thread_in_order() -> None:
+    device = DeviceThread(lambda _: None)
+    device.start()
+    threads: list[int] = []
+    order: list[int] = []
+
+    def call(number: int) -> int:
+        threads.append(threading.get_ident())
+        order.append(number)
+        return number
+
+    results = await asyncio.gather(*(device.run(lambda n=n: call(n)) for n in range(20)))  # type: ignore[misc]
+    assert results == order == list(range(20))
+    assert set(threads) != {threading.get_ident()}
+    assert len(set(threads)) == 1
+    await device.stop(timeout_s=5)
+
+
+async def test_an_error_goes_to_its_caller_and_the_thread_lives_on() -> None:
+    device = DeviceThread(lambda _: None)
+    device.start()
+    with pytest.raises(ZeroDivisionError):
+        await device.run(lambda: 1 / 0)
+    assert await device.run(lambda: 7) == 7
+    await device.stop(timeout_s=5)
+
+
+async def test_a_cancelled_call_is_not_run() -> None:
+    device = DeviceThread(lambda _: None)
+    device.start()
+    gate = threading.Event()
+    ran: list[str] = []
+    first = asyncio.create_task(device.run(gate.wait))
+    second = asyncio.create_task(device.run(lambda: ran.append("second")))
+    await asyncio.sleep(0.01)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    gate.set()
+    await first
+    await device.run(lambda: ran.append("third"))
+    assert ran == ["third"]
+    await device.stop(timeout_s=5)
+
+
+async def test_a_crash_answers_everyone_and_is_told_once() -> None:
+    crashes: list[BaseException] = []
+    device = DeviceThread(crashes.append)
+    device.start()
+
+    def crash() -> None:
+        time.sleep(0.05)
+        raise DeviceCrash("lost")
+
+    calls = [device.run(crash), *(device.run(lambda: 1) for _ in range(3))]
+    results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), timeout=5)
+    assert all(isinstance(result, EngineUnavailableError) for result in results)
+    await asyncio.sleep(0.01)
+    assert [str(crash) for crash in crashes] == ["lost"]
+    with pytest.raises(EngineUnavailableError):
+        await device.run(lambda: 1)
+    await device.stop(timeout_s=5)
+
+
+async def test_the_heartbeat_is_the_threads_own() -> None:
+    device = DeviceThread(lambda _: None)
+    device.start()
+    busy = asyncio.create_task(device.run(lambda: time.sleep(0.4)))
+    await asyncio.sleep(0.3)
+    assert device.heartbeat_age_s() > 0.2
+    await busy
+    await asyncio.sleep(0.05)
+    assert device.heartbeat_age_s() < 0.2
+    await device.stop(timeout_s=5)
+
+
+async def test_stop_finishes_accepted_calls_and_refuses_new_ones() -> None:
+    device = DeviceThread(lambda _: None)
+    device.start()
+    accepted = asyncio.create_task(device.run(lambda: time.sleep(0.1)))
+    await asyncio.sleep(0.01)
+    await device.stop(timeout_s=5)
+    await asyncio.wait_for(accepted, timeout=1)
+    with pytest.raises(EngineUnavailableError):
+        await device.run(lambda: 1)

@@ -1,0 +1,154 @@
+"""Signals, exit codes and connections of the real process."""
+
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import orjson
+
+from tests.service.pictures import jpeg
+from tests.service.processes import ServiceProcess, service_process
+
+
+def post(service: ServiceProcess, content: bytes = b"", path: str = "/classify") -> httpx.Response:
+    return httpx.post(f"{service.url}{path}", content=content or jpeg(), timeout=30)
+
+
+def wait_for_inflight(service: ServiceProcess, number: int) -> None:
+    wanted = f'smserve_inflight_requests{{task="classify"}} {float(number)}'
+    deadline = time.monotonic() + 10
+    while wanted not in httpx.get(f"{service.url}/metrics").text:
+        assert time.monotonic() < deadline, f"never saw {number} requests in flight"
+        time.sleep(0.01)
+
+
+def test_sigterm_answers_what_is_in_flight_and_exits_0() -> None:
+    with (
+        service_process(stub__batch_ms="700", batch__max_images="2") as service,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        posts = [clients.submit(post, service) for _ in range(6)]
+        wait_for_inflight(service, 6)
+        service.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while (ready := httpx.get(f"{service.url}/readyz")).status_code == 200:
+            assert time.monotonic() < deadline
+        assert ready.status_code == 503
+        assert httpx.get(f"{service.url}/livez").status_code == 200, "draining is not dead"
+        late = post(service)
+        assert late.status_code == 503
+        assert late.headers["connection"] == "close"
+        assert [future.result().status_code for future in posts] == [200] * 6
+        assert service.wait() == 0
+
+
+def test_during_the_grace_time_new_work_is_still_accepted() -> None:
+    with service_process(shutdown__grace_s="1.5") as service:
+        started = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert httpx.get(f"{service.url}/readyz").status_code == 503
+        assert post(service).status_code == 200
+        assert service.wait() == 0
+        assert time.monotonic() - started > 1.4
+
+
+def test_sigint_skips_the_grace_time() -> None:
+    with service_process(shutdown__grace_s="30") as service:
+        service.process.send_signal(signal.SIGINT)
+        assert service.wait(10) == 0
+
+
+def test_a_second_sigterm_ends_at_once() -> None:
+    with (
+        service_process(stub__batch_ms="20000") as service,
+        ThreadPoolExecutor(1) as clients,
+    ):
+        lost = clients.submit(post, service)
+        wait_for_inflight(service, 1)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert service.process.poll() is None
+        service.process.send_signal(signal.SIGTERM)
+        assert service.wait(3) == 128 + signal.SIGTERM
+        assert isinstance(lost.exception(), httpx.TransportError)
+
+
+def test_a_drain_that_takes_too_long_answers_503() -> None:
+    with (
+        service_process(stub__batch_ms="4000", shutdown__drain_timeout_s="0.5") as service,
+        ThreadPoolExecutor(1) as clients,
+    ):
+        late = clients.submit(post, service)
+        wait_for_inflight(service, 1)
+        service.process.send_signal(signal.SIGTERM)
+        assert late.result().status_code == 503
+        assert service.wait() == 0
+
+
+def test_a_crash_of_the_device_answers_and_exits_with_an_error() -> None:
+    with (
+        service_process(stub__crash_after_batches="1", stub__batch_ms="100") as service,
+        ThreadPoolExecutor(4) as clients,
+    ):
+        # the warm-up of each model counts its own batches
+        posts = [clients.submit(post, service) for _ in range(4)]
+        assert {future.result().status_code for future in posts} == {503}
+        assert service.wait() == 1
+        assert "the device thread died" in service.log()
+
+
+def test_an_unusable_model_ends_the_process_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"junk")
+    with service_process(
+        is_awaited=False, backend="torch", demo_models="false", models_dir=str(tmp_path)
+    ) as service:
+        assert service.wait(60) == 1
+        assert "broken.safetensors" in service.log()
+
+
+def test_a_taken_port_ends_the_process_with_an_error() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with service_process(is_awaited=False, port=port) as service:
+            assert service.wait(30) not in (0, None)
+
+
+def test_a_client_that_closes_its_connection_frees_its_place() -> None:
+    with service_process(stub__batch_ms="1000", batch__max_images="1") as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        content = jpeg()
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        sockets = [socket.create_connection((host, int(port))) for _ in range(4)]
+        for one in sockets:
+            one.sendall(head.encode() + content)
+        wait_for_inflight(service, 4)
+        for one in sockets:
+            one.close()
+        wait_for_inflight(service, 0)
+        metrics = httpx.get(f"{service.url}/metrics").text
+        assert 'smserve_dropped_total{reason="client_gone"} 3.0' in metrics
+
+
+def test_log_lines_are_json_with_the_request_id() -> None:
+    with service_process() as service:
+        headers = {"X-Request-ID": "my-id"}
+        httpx.post(f"{service.url}/classify", content=jpeg(), headers=headers)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.wait() == 0
+        lines = [orjson.loads(line) for line in service.log().splitlines()]
+    (line,) = [line for line in lines if line.get("request_id") == "my-id"]
+    assert (line["route"], line["status"], line["images"]) == ("/classify", 200, 1)
+    assert set(line["stages_ms"]) == {
+        "read",
+        "decode",
+        "queue",
+        "infer",
+        "postprocess",
+        "encode",
+    }
