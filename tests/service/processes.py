@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +19,16 @@ _PROGRAM = "import sys; from service.cli.app import main; sys.argv = ['smserve',
 
 @dataclass(frozen=True)
 class ServiceProcess:
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
     url: str
+    log_file: Path
 
     def wait(self, timeout_s: float = 20) -> int:
         return self.process.wait(timeout=timeout_s)
 
     def log(self) -> str:
-        """Everything written to standard error; after the end of the process."""
-        assert self.process.stderr is not None
-        return self.process.stderr.read()
+        """Everything written to standard error so far."""
+        return self.log_file.read_text(encoding="utf-8")
 
 
 def free_port() -> int:
@@ -49,14 +50,14 @@ def service_process(*, is_awaited: bool = True, **settings: str) -> Iterator[Ser
         "PYTHONPATH": str(ROOT),
         **{f"SMSERVE_{name.upper()}": value for name, value in settings.items()},
     }
-    with subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM],
-        env=environment,
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        service = ServiceProcess(process, f"http://127.0.0.1:{port}")
+    # a file, not a pipe: a pipe that nobody reads fills up and stops the writer
+    with (
+        tempfile.NamedTemporaryFile(prefix="smserve-", suffix=".log") as log,
+        subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-c", _PROGRAM], env=environment, cwd=ROOT, stderr=log
+        ) as process,
+    ):
+        service = ServiceProcess(process, f"http://127.0.0.1:{port}", Path(log.name))
         try:
             if is_awaited:
                 _wait_until_ready(service)
