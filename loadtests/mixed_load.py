@@ -140,9 +140,10 @@ def summarise(
 
 
 def growth_mib(memory_mib: Sequence[float]) -> float:
-    """From the second round on: median of the last three minus median of the first three."""
+    """From the second round on: median of the last third minus median of the first third."""
     settled = memory_mib[2:] or memory_mib[-1:]
-    return statistics.median(settled[-3:]) - statistics.median(settled[:3])
+    third = max(1, len(settled) // 3)
+    return statistics.median(settled[-third:]) - statistics.median(settled[:third])
 
 
 def verdicts(hits: Sequence[Hit], memory_mib: Sequence[float], max_growth_mib: float) -> list[str]:
@@ -189,7 +190,8 @@ def main() -> int:
         hits += asyncio.run(run_round(arguments.url, arguments.concurrency, shots))
         if server:
             memory_mib.append(server.memory_info().rss / MIB)
-        print(f"round {number + 1}: {Counter(hit.status for hit in hits[-len(shots) :])}")
+        statuses = dict(Counter(hit.status for hit in hits[-len(shots) :]))
+        print(f"round {number + 1}: {statuses}, {memory_mib[-1:]} MiB", flush=True)
     rows = summarise(hits, time.perf_counter() - started, memory_mib)
     for row in rows:
         print(f"{row['case']:16} {row['metric']:26} {row['value']:>10} {row['unit']}")

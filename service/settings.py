@@ -67,13 +67,14 @@ class BatchSettings(_Section):
     Attributes:
         max_images: in one batch.
         max_pixels: sum over one batch, at the network's input size; a single larger image runs
-            alone.
+            alone. The default suits a CPU, where larger batches cost memory and gain nothing;
+            a GPU wants several millions.
         max_delay_ms: wait this long for more images when the device is free.
         max_age_ms: an image that waited longer goes before larger batches of other shapes.
     """
 
     max_images: PositiveInt = 16
-    max_pixels: PositiveInt = 4_000_000
+    max_pixels: PositiveInt = 600_000
     max_delay_ms: NonNegativeFloat = 0.0
     max_age_ms: NonNegativeFloat = 500.0
 
