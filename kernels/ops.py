@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kernels.selective_scan.chunked import selective_scan_backward, selective_scan_chunked
 from kernels.selective_scan.reference import selective_scan_ref
-from kernels.state_fusion.reference import DILATIONS, state_fusion_conv, state_fusion_ref
+from kernels.state_fusion.convolution import state_fusion_backward, state_fusion_conv
+from kernels.state_fusion.reference import DILATIONS, state_fusion_ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,23 @@ def _selective_scan_op(
     return selective_scan_chunked(u, delta, A, B, delta_bias, delta_softplus)
 
 
+@_selective_scan_op.register_kernel("cuda")
+def _(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> Tensor:
+    from kernels.selective_scan import triton_scan
+
+    _check_scan(u, delta, A, B, delta_bias)
+    fused = triton_scan.supports(u, A)
+    scan = triton_scan.selective_scan_triton if fused else selective_scan_chunked
+    return scan(u, delta, A, B, delta_bias, delta_softplus)
+
+
 @_selective_scan_op.register_fake
 def _(
     u: Tensor,
@@ -91,8 +109,13 @@ def _scan_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _scan_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     states, u, delta, A, B, delta_bias = ctx.saved_tensors
-    grads = selective_scan_backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)
-    return *grads, None
+    backward = selective_scan_backward
+    if u.is_cuda:
+        from kernels.selective_scan import triton_scan
+
+        if triton_scan.supports(u, A):
+            backward = triton_scan.selective_scan_backward_triton
+    return *backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus), None
 
 
 _selective_scan_op.register_autograd(_scan_backward, setup_context=_scan_setup)
@@ -114,11 +137,7 @@ def _fusion_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _fusion_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-    # recomputing three small convolutions is cheaper than a hand-written transpose of the border
-    inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-    with torch.enable_grad():
-        fused = state_fusion_conv(*inputs)
-    return torch.autograd.grad(fused, inputs, grad)
+    return state_fusion_backward(grad, *ctx.saved_tensors)
 
 
 _state_fusion_op.register_autograd(_fusion_backward, setup_context=_fusion_setup)

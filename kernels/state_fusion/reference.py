@@ -1,13 +1,11 @@
-"""Structure-aware state fusion: the truth, and the form the CPU runs."""
+"""Structure-aware state fusion as the paper writes it: the truth, slow on purpose."""
 
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 DILATIONS: Final = (1, 3, 5)
-BORDER: Final = max(DILATIONS)
 
 
 def state_fusion_ref(state: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -40,22 +38,3 @@ def state_fusion_ref(state: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
                 tap = (factor * kernel[:, i, j]).to(compute)
                 out = out + tap * state[:, r][:, :, c].to(compute)
     return out.to(state.dtype)
-
-
-def state_fusion_conv(state: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Same contract as `state_fusion_ref`, by the library's depthwise convolutions.
-
-    Half precision goes through the library in half precision; float32 and float64 stay exact.
-    """
-    channels = state.shape[3]
-    # (B, H, W, C) -> (B, C, H, W) without moving memory: channels-last convolutions
-    planes = state.permute(0, 3, 1, 2)
-    padded = F.pad(planes, (BORDER,) * 4, mode="replicate")
-    kernels = (weight * scale.view(-1, 1, 1, 1)).to(state.dtype).unsqueeze(2)
-    parts = []
-    for kernel, dilation in zip(kernels, DILATIONS, strict=True):
-        margin = BORDER - dilation
-        inner = padded[:, :, margin : padded.shape[2] - margin, margin : padded.shape[3] - margin]
-        parts.append(F.conv2d(inner, kernel, groups=channels, dilation=dilation))
-    fused = parts[0] + parts[1] + parts[2]
-    return fused.permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,1 @@
+"""Training of the demo models: feeding, augmentation, losses, the loop."""
