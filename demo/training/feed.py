@@ -82,7 +82,7 @@ class Feed:
         Raises:
             RuntimeError: as many workers died as there are.
         """
-        samples = []
+        samples: list[dict[str, NDArray[Any]]] = []
         while len(samples) < limit:
             try:
                 slot = (

@@ -77,7 +77,8 @@ class Ema:
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices and kernels decay; norms, biases and state space parameters do not."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         plain = parameter.ndim < 2 or name.endswith(("A_log", ".D", "dt_bias"))
         (free if plain else decayed).append(parameter)
@@ -151,7 +152,7 @@ def _step(
     network.train()
     parts = losses()
     optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(parts.values())).sum().backward()
+    torch.autograd.backward(torch.stack(list(parts.values())).sum())
     nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
     optimizer.step()
     return {name: value.detach() for name, value in parts.items()}

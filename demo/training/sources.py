@@ -29,7 +29,7 @@ class Singles:
         composer = Composer(self.pack, self.size, self.split, seed=self.seed + worker)
         while True:
             image, label = composer.single()
-            yield {"image": image, "label": np.int64(label)}
+            yield {"image": image, "label": np.asarray(label, np.int64)}
 
 
 @dataclass(frozen=True, slots=True)
