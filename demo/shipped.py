@@ -13,7 +13,6 @@ def model_files() -> list[Path]:
 
 
 def sample_files() -> list[Path]:
-    """Pictures of `demo/samples`, sorted by name."""
-    return sorted(
-        path for path in (_ROOT / "samples").glob("*") if path.suffix.lower() in _PICTURES
-    )
+    """Pictures of `demo/samples`: scenes that the demo models understand first, then by name."""
+    pictures = (p for p in (_ROOT / "samples").glob("*") if p.suffix.lower() in _PICTURES)
+    return sorted(pictures, key=lambda path: (not path.stem.startswith("stickers"), path.name))

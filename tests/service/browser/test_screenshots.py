@@ -23,7 +23,7 @@ IS_UPDATE = os.environ.get("UPDATE_SCREENSHOTS") == "1"  # noqa: TID251 - of thi
 def _scene() -> str:
     """A composed scene, on which the demo models have something to find."""
     names = [path.name for path in sample_images()]
-    scenes = [name for name in names if "scene" in name]
+    scenes = [name for name in names if "stickers" in name]
     return (scenes or names)[0]
 
 
