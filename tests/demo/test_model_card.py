@@ -5,7 +5,14 @@ import json
 import pytest
 
 from demo.evaluate import OUT
-from demo.model_card import CARD, ModelCardError, figures_table, filled
+from demo.model_card import (
+    CARD,
+    README,
+    ModelCardError,
+    figures_table,
+    filled,
+    readme_table,
+)
 
 REPORT = {
     "date": "2026-01-02T03:04:05+00:00",
@@ -36,7 +43,7 @@ def test_filling_replaces_only_the_figures() -> None:
 
 
 def test_a_card_without_a_place_is_refused() -> None:
-    with pytest.raises(ModelCardError, match="the card has no"):
+    with pytest.raises(ModelCardError, match="the text has no"):
         filled("nothing here", REPORT)
 
 
@@ -51,3 +58,8 @@ def test_the_committed_card_shows_the_committed_figures() -> None:
         assert "Not measured yet." in card
         return
     assert filled(card, json.loads(OUT.read_text(encoding="utf-8"))) == card
+
+
+def test_the_readme_quotes_the_committed_evaluation() -> None:
+    readme = README.read_text(encoding="utf-8")
+    assert readme_table(json.loads(OUT.read_text(encoding="utf-8"))) in readme
