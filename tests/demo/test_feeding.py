@@ -21,6 +21,16 @@ class Failing:
         yield {}
 
 
+@dataclass(frozen=True)
+class FailsFirst:
+    inner: Singles
+
+    def __call__(self, worker: int) -> Iterator[Sample]:
+        if worker == 0:
+            raise RuntimeError("the first worker cannot compose")
+        yield from self.inner(worker)
+
+
 def take_for(running: Feed, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -56,10 +66,22 @@ def test_workers_compose_different_pictures(feed: Feed) -> None:
     assert len({sample["image"].tobytes() for sample in samples}) == 20
 
 
-def test_a_dead_worker_is_an_error(pack: Path) -> None:
+def test_a_worker_that_dies_is_replaced_by_one_with_another_seed(pack: Path) -> None:
+    source = FailsFirst(Singles(pack, 48, seed=0))
+    running = Feed(source, source.inner.fields, workers=1, slots=2)
+    try:
+        samples: list[Sample] = []
+        while len(samples) < 3:
+            samples += running.take(1, wait_s=1)
+        assert samples[0]["image"].std() > 5
+    finally:
+        running.close()
+
+
+def test_workers_that_keep_dying_are_an_error(pack: Path) -> None:
     running = Feed(Failing(), Singles(pack, 48, seed=0).fields, workers=1, slots=2)
     try:
-        with pytest.raises(RuntimeError, match="1 composing processes died"):
+        with pytest.raises(RuntimeError, match="2 composing processes died"):
             take_for(running, seconds=60)
     finally:
         running.close()
