@@ -1,6 +1,7 @@
 """Result files: what was measured, on which device, with which versions and command."""
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -13,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("torch", "torchvision", "triton", "numpy", "opencv-python-headless", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "triton",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "fastapi",
+    "uvicorn",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +42,19 @@ class Row:
     value: float
 
 
-def write_report(path: Path, benchmark: str, rows: Iterable[Row], **extra: Any) -> None:
-    """Write a result file; keyword arguments become further top-level fields."""
+def write_report(
+    path: Path, benchmark: str, rows: Iterable[Row], *, device: str | None = None, **extra: Any
+) -> None:
+    """Write a result file.
+
+    Args:
+        device: where it was measured; None: where torch computes in this process.
+        extra: further top-level fields.
+    """
     report = {
         "benchmark": benchmark,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device_name(),
+        "device": device or device_name(),
         "commit": _git("rev-parse", "--short=12", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": _versions(),
@@ -56,6 +73,11 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def cpu_name() -> str:
+    """The processor's name with the number of cores this process may use."""
+    return f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def command_line() -> str:

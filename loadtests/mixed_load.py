@@ -1,11 +1,12 @@
-"""Many clients at once with mixed tasks, sizes and bad inputs, against a running server.
+"""Many clients at once with mixed tasks, sizes and bad inputs.
 
-    smserve serve &
-    python loadtests/mixed_load.py --url http://127.0.0.1:8000 --pid $!
+    python -m loadtests.mixed_load
+    python -m loadtests.mixed_load --url http://127.0.0.1:8000 --pid 4711
 
-Every request must be answered, and no answer may be a 5xx other than 503 and 504. Exit status 1
-otherwise, and also when the server's memory is not flat: after a warm-up phase, the last rounds
-may not need more than `--max-growth-mib` more than the first ones.
+Without `--url` it starts a server of its own and stops it. Every request must be answered, and no
+answer may be a 5xx other than 503 and 504. Exit status 1 otherwise, and also when the server's
+memory is not flat: after the warm-up rounds, the last rounds may not need more than
+`--max-growth-mib` more than the first ones.
 """
 
 import argparse
@@ -18,15 +19,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import numpy as np
 import psutil
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from loadtests.result_file import cpu_name, write_result
+from benchmarks.report import Row, cpu_name, write_report
+from loadtests.own_server import own_server
 
 TASKS: Final = ("classify", "detect", "segment")
 SIZES: Final = ((64, 48), (320, 240), (640, 480), (333, 777), (1, 300), (1600, 1200))
@@ -114,39 +115,76 @@ def percentile(values: Sequence[float], share: float) -> float:
     return float(np.percentile(values, share)) if len(values) else 0.0
 
 
-def summarise(
-    hits: Sequence[Hit], seconds: float, memory_mib: Sequence[float]
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of the server, MiB: before, after every round, and the highest ever.
+
+    The first `warm_up` rounds are left out of growth and slope.
+    """
+
+    before: float
+    after_rounds: Sequence[float]
+    peak: float
+    warm_up: int
+
+    @property
+    def settled(self) -> Sequence[float]:
+        return self.after_rounds[self.warm_up :] or self.after_rounds[-1:]
+
+    @property
+    def growth(self) -> float:
+        """Median of the last third minus median of the first third of the settled rounds."""
+        third = max(1, len(self.settled) // 3)
+        return statistics.median(self.settled[-third:]) - statistics.median(self.settled[:third])
+
+    @property
+    def slope(self) -> float:
+        """Of the straight line through the settled rounds, MiB per round."""
+        if len(self.settled) < 2:
+            return 0.0
+        return float(np.polyfit(np.arange(len(self.settled)), self.settled, 1)[0])
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process now."""
+    return float(psutil.Process(pid).memory_info().rss) / MIB
+
+
+def peak_mib(pid: int, seen: Sequence[float]) -> float:
+    """Highest resident memory ever, where the system tells it, else the highest seen."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return max(seen)
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def summarise(hits: Sequence[Hit], seconds: float, memory: Memory | None) -> list[Row]:
     """Rows of the result file."""
-    rows: list[dict[str, Any]] = []
-
-    def add(case: str, metric: str, unit: str, value: float) -> None:
-        rows.append({"case": case, "metric": metric, "unit": unit, "value": round(value, 3)})
-
+    rows = []
     for status, number in sorted(Counter(hit.status for hit in hits).items()):
-        name = f"status {status}" if status else "no answer"
-        add("all", name, "requests", number)
-    add("all", "throughput", "requests/s", len(hits) / seconds)
+        rows.append(Row("all", f"status {status}" if status else "no answer", "requests", number))
+    rows.append(Row("all", "throughput", "requests/s", round(len(hits) / seconds, 2)))
     for kind in sorted({hit.kind for hit in hits}):
         times = [hit.seconds * 1000 for hit in hits if hit.kind == kind and hit.status]
-        for share in (50, 95, 99):
-            add(kind, f"latency p{share}", "ms", percentile(times, share))
-    if memory_mib:
-        add("server", "rss before", "MiB", memory_mib[0])
-        add("server", "rss after warm-up", "MiB", memory_mib[1])
-        add("server", "rss after", "MiB", memory_mib[-1])
-        add("server", "rss growth after warm-up", "MiB", growth_mib(memory_mib))
+        rows += [
+            Row(kind, f"latency p{share}", "ms", round(percentile(times, share), 1))
+            for share in (50, 95, 99)
+        ]
+    if memory is not None:
+        figures = {
+            "rss before": memory.before,
+            "rss after warm-up": memory.settled[0],
+            "rss after": memory.after_rounds[-1],
+            "rss peak": memory.peak,
+            "rss growth after warm-up": memory.growth,
+        }
+        rows += [Row("server", name, "MiB", round(mib, 1)) for name, mib in figures.items()]
+        rows.append(Row("server", "rss slope after warm-up", "MiB/round", round(memory.slope, 2)))
     return rows
 
 
-def growth_mib(memory_mib: Sequence[float]) -> float:
-    """From the second round on: median of the last third minus median of the first third."""
-    settled = memory_mib[2:] or memory_mib[-1:]
-    third = max(1, len(settled) // 3)
-    return statistics.median(settled[-third:]) - statistics.median(settled[:third])
-
-
-def verdicts(hits: Sequence[Hit], memory_mib: Sequence[float], max_growth_mib: float) -> list[str]:
+def verdicts(hits: Sequence[Hit], memory: Memory | None, max_growth_mib: float) -> list[str]:
     """What is wrong; empty when all is well."""
     wrong = []
     lost = Counter(hit.error for hit in hits if not hit.status)
@@ -160,47 +198,69 @@ def verdicts(hits: Sequence[Hit], memory_mib: Sequence[float], max_growth_mib: f
         wrong.append(f"{len(accepted)} bad requests were answered with 200")
     if not any(hit.status == 200 for hit in hits):
         wrong.append("no request succeeded")
-    if memory_mib and growth_mib(memory_mib) > max_growth_mib:
-        wrong.append(f"memory grew by {growth_mib(memory_mib):.1f} MiB")
+    if memory is not None and memory.growth > max_growth_mib:
+        wrong.append(f"memory grew by {memory.growth:.1f} MiB, at most {max_growth_mib:g} allowed")
     return wrong
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--pid", type=int, help="of the server, to watch its memory")
+    parser.add_argument("--url", help="of a running server; default: start one")
+    parser.add_argument("--pid", type=int, help="of the server at --url, to watch its memory")
     parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--requests", type=int, default=400, help="per round")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--warm-up", type=int, default=2, help="rounds not judged for growth")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-growth-mib", type=float, default=100)
     parser.add_argument("--out", type=Path, help="result file")
     return parser.parse_args()
 
 
-def main() -> int:
-    """Run all rounds, print, write the result file."""
-    arguments = parse_arguments()
-    server = psutil.Process(arguments.pid) if arguments.pid else None
-    memory_mib = [server.memory_info().rss / MIB] if server else []
+def drive(arguments: argparse.Namespace, url: str, pid: int | None) -> int:
+    """All rounds against one server; print, write the result file, judge."""
+    before = resident_mib(pid) if pid else 0.0
+    after_rounds: list[float] = []
     hits: list[Hit] = []
     started = time.perf_counter()
     for number in range(arguments.rounds):
         shots = build_shots(arguments.requests, arguments.seed + number)
-        hits += asyncio.run(run_round(arguments.url, arguments.concurrency, shots))
-        if server:
-            memory_mib.append(server.memory_info().rss / MIB)
-        statuses = dict(Counter(hit.status for hit in hits[-len(shots) :]))
-        print(f"round {number + 1}: {statuses}, {memory_mib[-1:]} MiB", flush=True)
-    rows = summarise(hits, time.perf_counter() - started, memory_mib)
+        answered = asyncio.run(run_round(url, arguments.concurrency, shots))
+        hits += answered
+        note = ""
+        if pid:
+            after_rounds.append(resident_mib(pid))
+            note = f", {after_rounds[-1]:.0f} MiB"
+        statuses = dict(sorted(Counter(hit.status for hit in answered).items()))
+        print(f"round {number + 1}: {statuses}{note}", flush=True)
+    seconds = time.perf_counter() - started
+    memory = None
+    if pid:
+        memory = Memory(before, after_rounds, peak_mib(pid, after_rounds), arguments.warm_up)
+    rows = summarise(hits, seconds, memory)
     for row in rows:
-        print(f"{row['case']:16} {row['metric']:26} {row['value']:>10} {row['unit']}")
+        print(f"{row.case:16} {row.metric:26} {row.value:>10} {row.unit}")
     if arguments.out:
-        write_result(arguments.out, benchmark="mixed-load", device=cpu_name(), rows=rows)
-    wrong = verdicts(hits, memory_mib, arguments.max_growth_mib)
+        write_report(
+            arguments.out,
+            "mixed-load",
+            rows,
+            device=cpu_name(),
+            rss_after_rounds_mib=[round(mib, 1) for mib in after_rounds],
+        )
+    wrong = verdicts(hits, memory, arguments.max_growth_mib)
     for line in wrong:
         print(f"FAILED: {line}")
     return 1 if wrong else 0
+
+
+def main() -> int:
+    """Against the given server, or one of its own."""
+    arguments = parse_arguments()
+    if arguments.url:
+        return drive(arguments, arguments.url, arguments.pid)
+    with own_server() as server:
+        return drive(arguments, server.url, server.pid)
 
 
 if __name__ == "__main__":
