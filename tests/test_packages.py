@@ -1,4 +1,4 @@
-"""Other projects publish packages named `kernels` or `exporters`; ours must be the imported ones."""
+"""Others publish packages named `kernels` and `exporters`; ours must be the imported ones."""
 
 import importlib
 from pathlib import Path
