@@ -15,8 +15,10 @@ from model.config import InputConfig
 
 # beyond this aspect ratio the part outside the centre crop is not worth materialising
 _EXTREME_ASPECT: Final = 8
-# logits held at once while a class map is made, elements
-_STRIP_ELEMENTS: Final = 1 << 24
+# of a strip of full-size logits: few enough to stay in a processor's cache while it is made
+_STRIP_PIXELS: Final = 1 << 15
+# relative to the largest logit; hundreds of times the rounding errors of both resizings
+_ROUNDING: Final = 1e-4
 
 
 def keep_ratio_size(height: int, width: int, *, long: int, short: int) -> tuple[int, int]:
@@ -82,7 +84,7 @@ def logits_to_label_map(
     """Resize logits to the resized, then to the original size, bilinearly both times; argmax.
 
     Works in strips of rows, so that full-size logits never exist: 150 classes of a 12 Mpx
-    photograph would take 7 GB.
+    photograph would take 7 GB. A strip leaves out the classes that cannot win anywhere in it.
 
     Args:
         logits: (K, h, w) float32, K <= 256.
@@ -90,27 +92,73 @@ def logits_to_label_map(
     Returns:
         (H, W) uint8 of `original_hw`.
     """
-    strips = [
-        strip.argmax(dim=0).to(torch.uint8)
-        for strip in iter_full_logits(logits, resized_hw, original_hw)
-    ]
-    return torch.cat(strips).numpy()
+    contenders = _find_contenders(logits)
+    labels = torch.empty(original_hw, dtype=torch.uint8)
+    for start, stop in _strips(original_hw):
+        rows = _source_rows(start, stop, (logits.shape[1], resized_hw[0], original_hw[0]))
+        class_ids = contenders[:, rows].any(dim=1).nonzero()[:, 0]
+        if len(class_ids) == 1:
+            labels[start:stop] = class_ids[0]
+            continue
+        strip = _full_rows(logits[class_ids], start, stop, resized_hw, original_hw)
+        # like argmax, the first of equals, but many times faster along the outermost axis
+        labels[start:stop] = class_ids.to(torch.uint8)[strip.max(dim=0).indices]
+    return labels.numpy()
 
 
 def iter_full_logits(
     logits: Tensor, resized_hw: tuple[int, int], original_hw: tuple[int, int]
 ) -> Iterator[Tensor]:
     """Strips (K, rows, W) of the logits at the original size, top to bottom."""
+    for start, stop in _strips(original_hw):
+        yield _full_rows(logits, start, stop, resized_hw, original_hw)
+
+
+def _strips(original_hw: tuple[int, int]) -> Iterator[tuple[int, int]]:
     height, width = original_hw
-    mid_h, mid_w = resized_hw
-    rows = max(1, _STRIP_ELEMENTS // (logits.shape[0] * max(width, mid_w)))
+    rows = max(1, _STRIP_PIXELS // width)
     for start in range(0, height, rows):
-        stop = min(start + rows, height)
-        low, high, weight = _row_taps(start, stop, mid_h, height)
-        first, last = int(low[0]), int(high[-1]) + 1
-        middle = _resize_rows(logits, first, last, mid_h, mid_w)
-        strip = torch.lerp(middle[:, low - first], middle[:, high - first], weight.view(1, -1, 1))
-        yield _resize_columns(strip, width)
+        yield start, min(start + rows, height)
+
+
+def _find_contenders(logits: Tensor) -> Tensor:
+    """(K, h) bool: False where class k cannot win in any pixel made from around that row.
+
+    A resized logit is a weighted mean of logits at most three rows and columns apart. Where all
+    nine of a class are below all nine of another one, it loses, whatever the weights.
+    """
+    highest = F.max_pool2d(logits, kernel_size=3, stride=1, padding=1)
+    lowest = -F.max_pool2d(-logits, kernel_size=3, stride=1, padding=1)
+    margin = _ROUNDING * logits.abs().amax()
+    # not "at least": a class with NaN stays in
+    return (~(highest < lowest.amax(dim=0) - margin)).any(dim=2)
+
+
+def _source_rows(start: int, stop: int, heights: tuple[int, int, int]) -> slice:
+    """Rows of the logits that rows start..stop of the class map are made from.
+
+    Args:
+        heights: of the logits, the resized and the original image.
+    """
+    source, middle, target = heights
+    low, high, _ = _row_taps(start, stop, middle, target)
+    low, high, _ = _row_taps(int(low[0]), int(high[-1]) + 1, source, middle)
+    return slice(int(low[0]), int(high[-1]) + 1)
+
+
+def _full_rows(
+    logits: Tensor,
+    start: int,
+    stop: int,
+    resized_hw: tuple[int, int],
+    original_hw: tuple[int, int],
+) -> Tensor:
+    """(K, stop - start, W): rows start..stop of the logits at the original size."""
+    low, high, weight = _row_taps(start, stop, resized_hw[0], original_hw[0])
+    first, last = int(low[0]), int(high[-1]) + 1
+    middle = _resize_rows(logits, first, last, *resized_hw)
+    strip = torch.lerp(middle[:, low - first], middle[:, high - first], weight.view(1, -1, 1))
+    return _resize_columns(strip, original_hw[1])
 
 
 def _row_taps(start: int, stop: int, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
