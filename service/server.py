@@ -21,6 +21,8 @@ from service.settings import Settings, SettingsError
 log = logging.getLogger(__name__)
 
 _M_ARENA_MAX: Final = -8  # malloc.h of glibc
+# a forward pass of the largest model has fewer distinct operations than this
+_ONEDNN_CACHE: Final = "128"
 _FAST_PARTS: Final = ("uvloop", "httptools")
 
 
@@ -40,7 +42,7 @@ def run(settings: Settings) -> int:
     if missing:
         raise SettingsError(f"{', '.join(missing)} not installed; install uvicorn[standard]")
     configure_logging(settings.log)
-    _share_heaps()
+    _bound_memory()
     app = create_app(settings)
     context: ServiceContext = app.state.context
     server = DrainingServer(_uvicorn_config(app, settings), context)
@@ -56,12 +58,16 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _share_heaps() -> None:
-    """Let all threads use two heaps, so that one reuses what another has freed.
+def _bound_memory() -> None:
+    """Keep what pictures of ever new sizes leave behind small; before torch is imported.
 
-    Otherwise every thread keeps the memory of the largest picture it has ever seen. Other C
-    libraries than glibc do not know the call, nor need it.
+    - oneDNN keeps compiled code and buffers for each (operation, shape), 1024 by default. Every
+      size of picture adds its own, over hundreds of MiB. An operator's own choice stands.
+    - Two heaps for all threads, so that one reuses what another has freed. Otherwise every thread
+      keeps the memory of the largest picture it has ever seen. Other C libraries than glibc do
+      not know the call, nor need it.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _ONEDNN_CACHE)  # noqa: TID251 - for oneDNN
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 2)
