@@ -11,7 +11,6 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 
 from service.access import AccessMiddleware, record_of
 from service.context import ServiceContext
@@ -70,7 +69,7 @@ def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine)
     app.add_exception_handler(RequestValidationError, _answer_problem)
     for router in (tasks.router, status.router, pages.router):
         app.include_router(router)
-    app.mount("/static", StaticFiles(directory=pages.STATIC_FOLDER), name="static")
+    app.mount("/static", pages.PageFiles(directory=pages.STATIC_FOLDER), name="static")
     install_openapi(app)
     return app
 

@@ -25,6 +25,8 @@ from service.palette import Colour, class_colour, class_colours, ink_on
 # Without a threshold of the client's own: a hundred faint boxes hide the picture.
 DRAWN_SCORE: Final = 0.3
 MAX_LEGEND_ROWS: Final = 8
+# a class of this name is what remains: it stays clear, as in the playground
+CLEAR_CLASS: Final = "background"
 
 _MASK_TINT: Final = 0.42
 _MAP_TINT: Final = 0.58
@@ -55,7 +57,8 @@ def draw_overlay(
     classify: a panel with the best classes along the lower edge. detect: tinted masks with
     outlines, boxes, and name tags; without a threshold in `options`, objects of at least
     `DRAWN_SCORE`. segment: the colours of the classes over the picture and a legend of the
-    largest. Text grows with the picture and is left out where it would not fit.
+    largest; the class `background` stays clear. Text grows with the picture and is left out
+    where it would not fit.
 
     Args:
         rgb: (H, W, 3) uint8, the upright original image; not changed.
@@ -241,7 +244,11 @@ def _overlaps_any(area: Area, taken: Sequence[Area]) -> bool:
 def _draw_class_map(
     canvas: NDArray[np.uint8], spec: ModelSpec, result: Segmentation, options: AnswerOptions
 ) -> Image.Image:
-    areas = class_areas(result, options)
+    areas = [
+        area
+        for area in class_areas(result, options)
+        if spec.class_names[area.class_id] != CLEAR_CLASS
+    ]
     labels = result.label_map
     shown = np.zeros(256, dtype=bool)
     shown[[area.class_id for area in areas]] = True

@@ -1,5 +1,6 @@
 """Models and pictures that come with the installation."""
 
+import re
 from pathlib import Path
 
 from demo import shipped
@@ -13,3 +14,8 @@ def shipped_models() -> list[Path]:
 def sample_images() -> list[Path]:
     """Sample photographs and scenes, sorted by name; empty when none are installed."""
     return shipped.sample_files()
+
+
+def sample_title(path: Path) -> str:
+    """What a sample shows, in a few words; for a picture without a title, its name."""
+    return shipped.sample_titles().get(path.name) or re.sub("[-_]", " ", path.stem).capitalize()

@@ -2,16 +2,17 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from model.images import read_header
 from service.documentation import COMMON_ERRORS, problem_responses
 from service.errors import RouteNotFoundError
 from service.schemas import Sample
-from service.shipped import sample_images
+from service.shipped import sample_images, sample_title
 
 STATIC_FOLDER: Final = Path(__file__).resolve().parent.parent / "static"
 PAGE_POLICY: Final = (
@@ -22,6 +23,18 @@ PAGE_POLICY: Final = (
 _DOCS_POLICY: Final = f"{PAGE_POLICY}; style-src 'self' 'unsafe-inline'"
 _MEDIA_TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 router = APIRouter(tags=["pages"])
+
+
+class PageFiles(StaticFiles):
+    """Scripts and styles, which the browser asks about before it uses its copy.
+
+    Otherwise a page could mix modules from before and after an upgrade.
+    """
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def _page_headers(policy: str) -> dict[str, str]:
@@ -71,7 +84,7 @@ def _samples() -> dict[str, tuple[Sample, Path]]:
                 url=f"/samples/{path.name}",
                 width=header.width,
                 height=header.height,
-                title=path.stem.replace("-", " ").replace("_", " ").capitalize(),
+                title=sample_title(path),
             ),
             path,
         )

@@ -212,6 +212,20 @@ def test_classes_that_are_filtered_out_stay_untouched() -> None:
     assert (picture[:, :200] != rgb[:, :200]).any(axis=2).all()
 
 
+def test_the_background_stays_clear() -> None:
+    rgb = grey(300, 400)
+    labels = np.zeros((300, 400), dtype=np.uint8)
+    labels[150:] = 3
+    spec = replace(spec_of(TaskName.SEGMENT), class_names=("background", *NAMES[1:]))
+    data = draw_overlay(rgb, spec, Segmentation(labels), AnswerOptions())
+    picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    # without the legend in the upper left corner
+    assert (picture[:150, 200:] == 90).all()
+    assert (picture[150:] != 90).any(axis=2).all()
+    swatch = (picture[:150, :60, ::-1] == class_colour(0)).all(axis=2)
+    assert not swatch.any()
+
+
 def test_colours_are_far_apart_and_stable() -> None:
     lab = srgb_to_oklab(class_colours())
     distance = np.linalg.norm(lab[:, None] - lab[None], axis=2)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from demo.shipped import sample_files, sample_titles
 from service.app import create_app
 from service.routes import pages
 from service.schemas import ModelList, Sample
@@ -163,6 +164,14 @@ async def test_pages_load_nothing_from_elsewhere(client: httpx.AsyncClient, path
         assert target.status_code == 200, link
 
 
+async def test_scripts_are_asked_about_before_a_copy_is_used(client: httpx.AsyncClient) -> None:
+    path = "/static/playground/segment.js"
+    first = await client.get(path)
+    again = await client.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert (first.status_code, again.status_code) == (200, 304)
+    assert first.headers["cache-control"] == again.headers["cache-control"] == "no-cache"
+
+
 @pytest.mark.parametrize(
     "path",
     ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/samples/..%2fapp.py"],
@@ -189,6 +198,12 @@ async def test_samples(
         assert (await client.get("/samples/other.jpg")).status_code == 404
     finally:
         pages._samples.cache_clear()
+
+
+def test_every_shipped_sample_has_a_title() -> None:
+    names = {path.name for path in sample_files()}
+    assert names
+    assert set(sample_titles()) == names
 
 
 async def test_unknown_routes_and_methods_are_problems(client: httpx.AsyncClient) -> None:
