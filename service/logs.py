@@ -1,6 +1,11 @@
 """Log records as one JSON object a line; what belongs to a request carries its id."""
 
 import logging
+import os
+import queue
+import threading
+import time
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,6 +15,8 @@ import orjson
 from service.settings import LogSettings
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_STDERR: Final = 2
+_CLOSE_S: Final = 1.0
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -54,11 +61,77 @@ def _fields(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str
     return fields
 
 
+class BackgroundHandler(logging.Handler):
+    """Writes lines from a thread of its own, so that a blocked reader never stops the service.
+
+    Lines wait in a bounded queue. When it is full they are dropped and counted; the number is
+    logged as soon as the reader goes on.
+
+    Args:
+        descriptor: of the open file; written to without Python's buffers, whose locks a blocked
+            thread would keep until the end of the process.
+        capacity: lines that may wait.
+    """
+
+    def __init__(self, descriptor: int, capacity: int = 10_000) -> None:
+        super().__init__()
+        self.num_dropped = 0
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str | None] = queue.Queue(capacity)
+        self._thread = threading.Thread(target=self._write_all, name="smserve-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            # formatted here: the request id belongs to the context of the caller
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self.num_dropped += 1
+        except Exception:  # noqa: BLE001 - as all handlers do: logging must not end the work
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Write what waits, for a second at most."""
+        deadline = time.monotonic() + _CLOSE_S
+        with suppress(queue.Full):
+            self._lines.put(None, timeout=_CLOSE_S)
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        super().close()
+
+    def _write_all(self) -> None:
+        num_reported = 0
+        while (line := self._lines.get()) is not None:
+            try:
+                self._write(line)
+                # emit counts under the handler's lock, this thread only reads
+                if (num_dropped := self.num_dropped) > num_reported:
+                    self._write(self.format(_dropped_record(num_dropped - num_reported)))
+                    num_reported = num_dropped
+            except OSError:
+                # nobody reads any more
+                self.num_dropped += 1
+
+    def _write(self, line: str) -> None:
+        rest = memoryview((line + "\n").encode(errors="backslashreplace"))
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+
+def _dropped_record(number: int) -> logging.LogRecord:
+    record = logging.makeLogRecord({"name": __name__, "levelno": logging.WARNING})
+    record.levelname, record.msg = "WARNING", "log records dropped"
+    record.records = number
+    return record
+
+
 def configure_logging(settings: LogSettings) -> None:
     """Send all records of this process to standard error in the chosen form."""
-    handler = logging.StreamHandler()
+    handler = BackgroundHandler(_STDERR)
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     root = logging.getLogger()
+    for old in root.handlers:
+        if isinstance(old, BackgroundHandler):
+            old.close()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("service").setLevel(settings.level.upper())

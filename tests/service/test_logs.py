@@ -1,0 +1,80 @@
+"""Records as lines, and a reader of standard error that stops reading."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+
+import orjson
+import pytest
+
+from service.logs import BackgroundHandler, JsonFormatter, request_id
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+
+
+def json_logger(handler: logging.Handler) -> logging.Logger:
+    handler.setFormatter(JsonFormatter())
+    logger = logging.Logger("some")
+    logger.addHandler(handler)
+    return logger
+
+
+def lines_until(reader: int, last: str) -> list[dict[str, object]]:
+    """Records up to the one with this message, which must come."""
+    data = b""
+    while f'"{last}"'.encode() not in data or not data.endswith(b"\n"):
+        data += os.read(reader, 65536)
+    return [orjson.loads(line) for line in data.splitlines()]
+
+
+def test_lines_carry_the_request_id_of_their_caller(pipe: tuple[int, int]) -> None:
+    handler = BackgroundHandler(pipe[1])
+    token = request_id.set("abc")
+    try:
+        json_logger(handler).warning("hello", extra={"number": 3})
+    finally:
+        request_id.reset(token)
+    handler.close()
+    (line,) = lines_until(pipe[0], "hello")
+    assert (line["message"], line["number"], line["request_id"]) == ("hello", 3, "abc")
+
+
+def test_a_reader_that_stops_costs_lines_but_no_time(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    handler = BackgroundHandler(writer, capacity=50)
+    logger = json_logger(handler)
+    started = time.monotonic()
+    for number in range(300):
+        logger.warning("x" * 4000, extra={"number": number})
+    assert time.monotonic() - started < 5
+    assert handler.num_dropped > 100
+    found = lines_until(reader, "log records dropped")
+    (told,) = [line["records"] for line in found if line["message"] == "log records dropped"]
+    assert told == handler.num_dropped
+    handler.close()
+
+
+def test_closing_does_not_wait_for_a_reader_that_stopped() -> None:
+    reader, writer = os.pipe()
+    handler = BackgroundHandler(writer, capacity=2)
+    logger = json_logger(handler)
+    for _ in range(10):
+        logger.warning("x" * 100_000)
+    started = time.monotonic()
+    handler.close()
+    assert time.monotonic() - started < 3
+    # nobody reads any more: what waits is thrown away, the thread lives on
+    os.close(reader)
+    while not handler._lines.empty():
+        assert time.monotonic() - started < 10
+        time.sleep(0.01)
+    handler.close()
+    assert not handler._thread.is_alive()
+    os.close(writer)
