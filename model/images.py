@@ -43,6 +43,14 @@ _SIGNATURES: Final = (
     (b"\xff\x0a", "JPEG XL"),
     (b"v/1\x01", "OpenEXR"),
     (b"DDS ", "DDS"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"qoif", "QOI"),
+    (b"icns", "ICNS"),
+    (b"#?RADIANCE", "Radiance HDR"),
+    (b"SIMPLE  =", "FITS"),
+    (b"%!PS", "PostScript"),
+    *((b"P%d%c" % (n, gap), "PBM, PGM or PPM") for n in range(1, 7) for gap in b" \t\r\n"),
 )
 
 

@@ -162,6 +162,9 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"\x00\x00\x00\x1cftypheic" + b"\0" * 20, "HEIF"),
         (b"\x00\x00\x01\x00\x01\x00", "ICO"),
+        (b"P6\n2 1\n255\n......", "PPM"),
+        (b"P5 2 1 255 ..", "PGM"),
+        (b"qoif\x00\x00\x00\x02", "QOI"),
     ],
 )
 def test_formats_that_are_not_served_are_named(data: bytes, name: str) -> None:
