@@ -43,7 +43,7 @@ class Row:
 
 
 def write_report(
-    path: Path, benchmark: str, rows: Iterable[Row], *, device: str | None = None, **extra: Any
+    path: Path, benchmark: str, rows: Iterable[Row], device: str | None = None, /, **extra: Any
 ) -> None:
     """Write a result file.
 

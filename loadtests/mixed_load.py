@@ -245,7 +245,7 @@ def drive(arguments: argparse.Namespace, url: str, pid: int | None) -> int:
             arguments.out,
             "mixed-load",
             rows,
-            device=cpu_name(),
+            cpu_name(),
             rss_after_rounds_mib=[round(mib, 1) for mib in after_rounds],
         )
     wrong = verdicts(hits, memory, arguments.max_growth_mib)
