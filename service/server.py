@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -70,7 +71,8 @@ def _bound_memory() -> None:
     - Two heaps for all threads, so that one reuses what another has freed. Otherwise every thread
       keeps the memory of the largest picture it has ever seen.
     - Blocks from 4 MiB on go back to the system when they are freed. Otherwise glibc raises this
-      limit to 32 MiB by itself, and tensors of ever new sizes tear holes into the heaps.
+      limit to 32 MiB by itself, and tensors of ever new sizes tear holes into the heaps. The
+      price is about a fifth of the throughput under load.
 
     Other C libraries than glibc do not know these calls, nor need them.
     """
@@ -80,6 +82,10 @@ def _bound_memory() -> None:
         mallopt(_M_ARENA_MAX, 2)
         mallopt(_M_MMAP_THRESHOLD, 4 * _MIB)
         mallopt(_M_TRIM_THRESHOLD, 64 * _MIB)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
@@ -110,6 +116,14 @@ class DrainingServer(uvicorn.Server):
         self._lifecycle = context.lifecycle
         self._shutdown = context.settings.shutdown
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the socket, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            # port 0 means any free one: the socket knows which
+            port = self.servers[0].sockets[0].getsockname()[1]
+            log.info("listening", extra={"url": f"http://{_in_url(self.config.host)}:{port}"})
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
