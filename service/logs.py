@@ -127,7 +127,8 @@ def _dropped_record(number: int) -> logging.LogRecord:
 def configure_logging(settings: LogSettings) -> None:
     """Send all records of this process to standard error in the chosen form."""
     handler = BackgroundHandler(_STDERR)
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    is_text = settings.format == "text" or (settings.format == "auto" and os.isatty(_STDERR))
+    handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     root = logging.getLogger()
     for old in root.handlers:
         if isinstance(old, BackgroundHandler):

@@ -148,11 +148,11 @@ class LogSettings(_Section):
 
     Attributes:
         level: of the service's own records.
-        format: `json` is one object a line, `text` is for people.
+        format: `json` is one object a line, `text` is for people; `auto` takes text on a terminal.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "text"] = "json"
+    format: Literal["auto", "json", "text"] = "auto"
 
 
 class StubSettings(_Section):

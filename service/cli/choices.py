@@ -23,6 +23,7 @@ class LogLevel(StrEnum):
 class LogFormat(StrEnum):
     """Names of `service.settings.LogSettings.format`."""
 
+    AUTO = "auto"
     JSON = "json"
     TEXT = "text"
 

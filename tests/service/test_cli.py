@@ -305,7 +305,7 @@ class TestServe:
         assert (settings.host, settings.port, settings.device) == ("0.0.0.0", 99, "cpu")  # noqa: S104
         assert settings.models_dir == tmp_path
         assert (settings.batch.max_images, settings.batch.max_age_ms) == (5, 9)
-        assert (settings.log.level, settings.log.format) == ("debug", "json")
+        assert (settings.log.level, settings.log.format) == ("debug", "auto")
         assert not settings.demo_models
 
     def test_bad_options_do_not_start_it(self, served: list[Any], tmp_path: Path) -> None:

@@ -4,11 +4,19 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from typing import Literal
 
 import orjson
 import pytest
 
-from service.logs import BackgroundHandler, JsonFormatter, request_id
+from service.logs import (
+    BackgroundHandler,
+    JsonFormatter,
+    TextFormatter,
+    configure_logging,
+    request_id,
+)
+from service.settings import LogSettings
 
 
 @pytest.fixture
@@ -78,3 +86,30 @@ def test_closing_does_not_wait_for_a_reader_that_stopped() -> None:
     handler.close()
     assert not handler._thread.is_alive()
     os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("form", "is_terminal", "expected"),
+    [
+        ("auto", True, TextFormatter),
+        ("auto", False, JsonFormatter),
+        ("json", True, JsonFormatter),
+        ("text", False, TextFormatter),
+    ],
+)
+def test_people_at_a_terminal_get_text(
+    form: Literal["auto", "json", "text"],
+    is_terminal: bool,
+    expected: type[logging.Formatter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.logs.os.isatty", lambda _descriptor: is_terminal)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure_logging(LogSettings(format=form))
+        assert type(root.handlers[0].formatter) is expected
+    finally:
+        root.handlers[0].close()
+        root.handlers[:] = handlers
+        root.setLevel(level)

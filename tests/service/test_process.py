@@ -152,3 +152,11 @@ def test_log_lines_are_json_with_the_request_id() -> None:
         "postprocess",
         "encode",
     }
+
+
+def test_the_log_says_where_to_go() -> None:
+    with service_process() as service:
+        service.process.send_signal(signal.SIGTERM)
+        assert service.wait() == 0
+        lines = [orjson.loads(line) for line in service.log().splitlines()]
+    assert service.url in [line.get("url") for line in lines if line["message"] == "listening"]
