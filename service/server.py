@@ -72,7 +72,7 @@ def _bound_memory() -> None:
       keeps the memory of the largest picture it has ever seen.
     - Blocks from 4 MiB on go back to the system when they are freed. Otherwise glibc raises this
       limit to 32 MiB by itself, and tensors of ever new sizes tear holes into the heaps. The
-      price is about a fifth of the throughput under load.
+      price is some throughput under load (docs/decisions/0005).
 
     Other C libraries than glibc do not know these calls, nor need them.
     """

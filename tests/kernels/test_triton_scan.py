@@ -45,7 +45,7 @@ def test_states(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     baseline = REFERENCE.selective_scan(*(x.cpu() for x in inputs), True)
     got = selective_scan_triton(*inputs, True)
     assert got.dtype == dtype
-    # the GPU exponential is good to two units in the last place, see docs/numerics.md
+    # long float32 sequences go over twice on the GPU, see docs/numerics.md
     factor = 3 if dtype == torch.float32 else 2
     assert_no_worse_than(got.cpu(), baseline, oracle, factor=factor)
 
