@@ -1,0 +1,170 @@
+"""Matrix product with norm, bias, activation and residual in the same pass.
+
+The LayerNorm before the product is applied after it:
+norm(x) W^T = (x W^T - mean(x) colsum(W)) / std(x), with the row's sums taken from the tiles that
+the product reads anyway. x enters exact, so nothing is lost to a rounding of the normalised values.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.layout import is_precise, next_power_of_2
+from kernels.linear.reference import Activation
+from kernels.triton_math import gelu, silu
+
+_NONE = tl.constexpr(0)
+_RELU = tl.constexpr(1)
+_GELU = tl.constexpr(2)
+_SILU_SECOND_HALF = tl.constexpr(3)
+_ACTIVATIONS: dict[Activation, int] = {"none": 0, "relu": 1, "gelu": 2, "silu_second_half": 3}
+
+
+@triton.jit
+def activate(y, column, N, ACTIVATION: tl.constexpr, PRECISE: tl.constexpr):
+    """(rows, columns) float32 -> same; `column` says which ones."""
+    if ACTIVATION == _RELU:
+        # not max(): NaN must stay visible
+        y = tl.where(y < 0.0, 0.0, y)
+    if ACTIVATION == _GELU:
+        y = gelu(y, PRECISE)
+    if ACTIVATION == _SILU_SECOND_HALF:
+        y = tl.where((column >= N // 2)[None, :], silu(y, PRECISE), y)
+    return y
+
+
+@triton.jit(do_not_specialize=["M"])
+def _linear_kernel(
+    x_ptr,  # (M, K), rows `stride` apart
+    weight_ptr,  # (N, K)
+    bias_ptr,  # (N,) float32
+    colsum_ptr,  # (N,) float32, sums of the weight's rows; read with NORM
+    residual_ptr,  # (M, N); read with RESIDUAL
+    out_ptr,  # (M, N)
+    M,
+    N,
+    K,
+    stride,
+    eps,
+    NORM: tl.constexpr,
+    BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    PRECISE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    # neighbouring programs share rows of x, which stay in the cache
+    num_n = tl.cdiv(N, BLOCK_N)
+    pid = tl.program_id(0)
+    start_m, start_n = (pid // num_n) * BLOCK_M, (pid % num_n) * BLOCK_N
+    local = tl.arange(0, BLOCK_M)
+    valid = start_m + local < M
+    column = start_n + tl.arange(0, BLOCK_N)
+    exists = column < N
+    first = start_m.to(tl.int64)
+    x_ptr += first * stride
+    acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    squares = tl.zeros([BLOCK_M], dtype=tl.float32)
+    for start_k in range(0, K, BLOCK_K):
+        k = start_k + tl.arange(0, BLOCK_K)
+        x = tl.load(
+            x_ptr + local[:, None] * stride + k[None, :],
+            mask=valid[:, None] & (k < K)[None, :],
+            other=0.0,
+        )
+        weight = tl.load(
+            weight_ptr + column[None, :] * K + k[:, None],
+            mask=exists[None, :] & (k < K)[:, None],
+            other=0.0,
+        )
+        acc = tl.dot(x, weight, acc, input_precision="ieee")
+        if NORM:
+            wide = x.to(tl.float32)
+            total += tl.sum(wide, axis=1)
+            squares += tl.sum(wide * wide, axis=1)
+    if NORM:
+        mean = total / K
+        variance = tl.maximum(squares / K - mean * mean, 0.0)
+        colsum = tl.load(colsum_ptr + column, mask=exists, other=0.0)
+        acc = (acc - mean[:, None] * colsum[None, :]) * tl.rsqrt(variance + eps)[:, None]
+    if BIAS:
+        acc += tl.load(bias_ptr + column, mask=exists, other=0.0)[None, :]
+    acc = activate(acc, column, N, ACTIVATION, PRECISE)
+    offset = first * N + local[:, None] * N + column[None, :]
+    mask = valid[:, None] & exists[None, :]
+    if RESIDUAL:
+        acc += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def linear_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    colsum: Tensor | None = None,
+    norm_eps: float | None = None,
+    activation: Activation = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Contract of `linear_ref`.
+
+    Args:
+        x: (..., K), leading axes contiguous with each other.
+        weight: (N, K), dtype of x.
+        bias: (N,) float32.
+        colsum: (N,) float32, `weight.float().sum(1)`; needed with `norm_eps`.
+
+    Raises:
+        ValueError: shapes do not fit, or `colsum` is missing.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    (M, K), N = rows.shape, weight.shape[0]
+    if weight.shape != (N, K):
+        raise ValueError(f"weight must be (N, {K}), got {tuple(weight.shape)}")
+    if norm_eps is not None and colsum is None:
+        raise ValueError("a norm needs the sums of the weight's rows")
+    out = torch.empty((*x.shape[:-1], N), dtype=x.dtype, device=x.device)
+    block_m, block_n, block_k, warps, stages = _tiles(M, N, K, x.dtype)
+    _linear_kernel[(triton.cdiv(M, block_m) * triton.cdiv(N, block_n),)](
+        rows,
+        weight,
+        weight if bias is None else bias,
+        weight if colsum is None else colsum,
+        out if residual is None else residual.contiguous(),
+        out,
+        M,
+        N,
+        K,
+        rows.stride(0),
+        norm_eps or 0.0,
+        NORM=norm_eps is not None,
+        BIAS=bias is not None,
+        ACTIVATION=_ACTIVATIONS[activation],
+        RESIDUAL=residual is not None,
+        PRECISE=is_precise(x.dtype),
+        BLOCK_M=block_m,
+        BLOCK_N=block_n,
+        BLOCK_K=block_k,
+        num_warps=warps,
+        num_stages=stages,
+    )
+    return out
+
+
+def _tiles(M: int, N: int, K: int, dtype: torch.dtype) -> tuple[int, int, int, int, int]:
+    """Rows, columns and depth of a tile, warps, pipeline stages."""
+    if dtype == torch.float32:
+        return 32, 32, 32, 4, 2
+    block_k = 64 if K % 64 == 0 else 32
+    block_n = min(128, max(16, next_power_of_2(N)))
+    if M * N <= 132 * 64 * 64 * 2:
+        # few tiles: smaller ones keep more of the chip busy
+        block_m = 64 if M * N > 132 * 32 * 64 else 16
+        return max(16, min(block_m, next_power_of_2(M))), min(64, block_n), block_k, 4, 4
+    return 128, block_n, block_k, 8 if block_n == 128 else 4, 3

@@ -1,0 +1,233 @@
+"""The selective scan for inference: state size 1, step sizes from their low-rank form.
+
+A tile is `CHUNKS` chunks of `STEPS` consecutive tokens. Inside a chunk the recurrence runs step by
+step, all chunks and channels side by side, in registers; the chunks' ends are joined by one
+associative scan over `CHUNKS` rows, and one multiply-add brings each chunk the state before it.
+So a token costs two multiply-adds beyond its own step, not a scan's shuffles.
+
+Long maps in small batches are cut into segments: a first launch computes what each segment does to
+a state (its decay, and its own state from zero), a second one starts each segment from the
+combination of all before it. Nothing is approximated, and no program waits for another.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.layout import is_precise, next_power_of_2
+from kernels.triton_math import exponential, softplus
+
+CHUNKS = 16
+_MAX_SEGMENTS = 64
+
+
+@triton.jit
+def _join(decay_left, state_left, ahead_left, before_left, decay, state, ahead, before):
+    """Two runs of chunks as one: (decay, state) of h -> decay h + state over the whole run, and
+    (ahead, before) of the same map over all but its last chunk."""
+    return (
+        decay_left * decay,
+        decay * state_left + state,
+        decay_left * ahead,
+        ahead * state_left + before,
+    )
+
+
+@triton.jit
+def _compose(decay_left, state_left, decay_right, state_right):
+    """h -> decay h + state, the left one first."""
+    return decay_left * decay_right, decay_right * state_left + state_right
+
+
+@triton.jit
+def load_projected(p_ptr, token, valid, column, exists, T, P, SPLITS: tl.constexpr):
+    """(tokens, columns) float32 of the projection: the sum of its partial sums."""
+    offset = token[:, None] * P + column[None, :]
+    mask = valid[:, None] & exists[None, :]
+    total = tl.load(p_ptr + offset, mask=mask, other=0.0)
+    for i in tl.static_range(1, SPLITS):
+        total += tl.load(p_ptr + i * T * P + offset, mask=mask, other=0.0)
+    return total
+
+
+@triton.jit(do_not_specialize=["L", "total_tokens", "segment_tokens"])
+def _scan_kernel(
+    u_ptr,  # (B, L, D)
+    p_ptr,  # (SPLITS, B, L, P) float32: dt low-rank, B, C
+    dt_weight_ptr,  # (D, R)
+    dt_bias_ptr,  # (D,) float32
+    A_ptr,  # (D,) float32
+    out_ptr,  # (B, L, D)
+    decay_ptr,  # (B, segments, D) float32
+    state_ptr,  # (B, segments, D) float32
+    L,
+    D,
+    P,
+    R,
+    total_tokens,
+    segment_tokens,
+    SPLITS: tl.constexpr,
+    SUMMARISE: tl.constexpr,
+    RESUME: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    PRECISE: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    channel = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = channel < D
+    segment = tl.program_id(1)
+    image = tl.program_id(2).to(tl.int64)
+    rank = tl.arange(0, BLOCK_R)
+    dt_weight = tl.load(
+        dt_weight_ptr + channel[None, :] * R + rank[:, None],
+        mask=inside[None, :] & (rank < R)[:, None],
+        other=0.0,
+    )
+    dt_bias = tl.load(dt_bias_ptr + channel, mask=inside, other=0.0)
+    A = tl.load(A_ptr + channel, mask=inside, other=0.0)
+    chunk = tl.arange(0, CHUNKS)
+    is_last = (chunk == CHUNKS - 1)[:, None]
+    whole = tl.full([BLOCK_D], 1.0, dtype=tl.float32)
+    carry = tl.zeros([BLOCK_D], dtype=tl.float32)
+    if RESUME:
+        # what the segments before this one make of the initial zero
+        index = tl.arange(0, BLOCK_S)
+        earlier = (index < segment)[:, None] & inside[None, :]
+        offset = (image * tl.num_programs(1) + index[:, None]) * D + channel[None, :]
+        decays = tl.load(decay_ptr + offset, mask=earlier, other=1.0)
+        states = tl.load(state_ptr + offset, mask=earlier, other=0.0)
+        _, joined = tl.associative_scan((decays, states), 0, _compose)
+        carry = tl.sum(tl.where((index == BLOCK_S - 1)[:, None], joined, 0.0), axis=0)
+    begin = segment * segment_tokens
+    end = tl.minimum(begin + segment_tokens, L)
+    u_ptr += image * L * D
+    out_ptr += image * L * D
+    p_ptr += image * L * P
+    for start in range(begin, end, CHUNKS * STEPS):
+        # 64-bit up to the tile, 32-bit inside it
+        u_tile = u_ptr + tl.cast(start, tl.int64) * D
+        out_tile = out_ptr + tl.cast(start, tl.int64) * D
+        p_tile = p_ptr + tl.cast(start, tl.int64) * P
+        state = tl.zeros([CHUNKS, BLOCK_D], dtype=tl.float32)
+        decay = tl.full([CHUNKS, BLOCK_D], 1.0, dtype=tl.float32)
+        kept_states = ()
+        kept_decays = ()
+        for step in tl.static_range(STEPS):
+            token = chunk * STEPS + step
+            valid = start + token < end
+            low_rank = load_projected(
+                p_tile, token, valid, rank, rank < R, total_tokens, P, SPLITS
+            ).to(dt_weight.dtype)
+            raw = tl.dot(low_rank, dt_weight, input_precision="ieee") + dt_bias[None, :]
+            column = R + tl.zeros([1], dtype=tl.int32)
+            drive = load_projected(
+                p_tile, token, valid, column, column < P, total_tokens, P, SPLITS
+            )
+            exists = valid[:, None] & inside[None, :]
+            u = tl.load(u_tile + token[:, None] * D + channel[None, :], mask=exists, other=0.0)
+            dt = softplus(raw, PRECISE)
+            # tokens past the end change nothing: their drive is zero, their decay is not used
+            own = tl.where(valid[:, None], exponential(dt * A[None, :], PRECISE), 1.0)
+            state = own * state + dt * drive * u.to(tl.float32)
+            decay = decay * own
+            kept_states = kept_states + (state,)
+            kept_decays = kept_decays + (decay,)
+        joined_decay, joined_state, ahead, before = tl.associative_scan(
+            (
+                decay,
+                state,
+                tl.full([CHUNKS, BLOCK_D], 1.0, dtype=tl.float32),
+                tl.zeros([CHUNKS, BLOCK_D], dtype=tl.float32),
+            ),
+            0,
+            _join,
+        )
+        entering = ahead * carry[None, :] + before
+        if not SUMMARISE:
+            for step in tl.static_range(STEPS):
+                token = chunk * STEPS + step
+                states = kept_states[step] + kept_decays[step] * entering
+                tl.store(
+                    out_tile + token[:, None] * D + channel[None, :],
+                    states.to(out_ptr.dtype.element_ty),
+                    mask=(start + token < end)[:, None] & inside[None, :],
+                )
+        carry = tl.sum(tl.where(is_last, joined_state + joined_decay * carry[None, :], 0.0), axis=0)
+        if SUMMARISE:
+            whole *= tl.sum(tl.where(is_last, joined_decay, 0.0), axis=0)
+    if SUMMARISE:
+        offset = (image * tl.num_programs(1) + segment) * D + channel
+        tl.store(decay_ptr + offset, whole, mask=inside)
+        tl.store(state_ptr + offset, carry, mask=inside)
+
+
+def low_rank_scan_triton(
+    u: Tensor, projected: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor
+) -> Tensor:
+    """Contract of `low_rank_scan_ref`, with the projection as partial sums.
+
+    Args:
+        projected: (splits, B, H, W, R + 2) float32, as `conv_projection_triton` returns it.
+        dt_weight: (D, R), dtype of u.
+        dt_bias: (D,) float32.
+        A: (D,) float32.
+    """
+    u = u.contiguous()
+    B, H, W, D = u.shape
+    L = H * W
+    out = torch.empty_like(u)
+    steps, block_d, segments, warps = _plan(B, L, D)
+    segment_tokens = triton.cdiv(triton.cdiv(L, segments), CHUNKS * steps) * CHUNKS * steps
+    segments = triton.cdiv(L, segment_tokens)
+    summaries = torch.empty((2, B, segments, D), dtype=torch.float32, device=u.device)
+
+    def launch(*, summarise: bool, resume: bool) -> None:
+        _scan_kernel[(triton.cdiv(D, block_d), segments, B)](
+            u,
+            projected,
+            dt_weight,
+            dt_bias,
+            A,
+            out,
+            summaries[0],
+            summaries[1],
+            L,
+            D,
+            projected.shape[-1],
+            dt_weight.shape[1],
+            B * L,
+            segment_tokens,
+            SPLITS=projected.shape[0],
+            SUMMARISE=summarise,
+            RESUME=resume,
+            BLOCK_S=max(2, next_power_of_2(segments)),
+            PRECISE=is_precise(u.dtype),
+            CHUNKS=CHUNKS,
+            STEPS=steps,
+            BLOCK_D=block_d,
+            BLOCK_R=max(16, next_power_of_2(dt_weight.shape[1])),
+            num_warps=warps,
+            num_stages=1,
+        )
+
+    if segments > 1:
+        launch(summarise=True, resume=False)
+    launch(summarise=False, resume=segments > 1)
+    return out
+
+
+def _plan(B: int, L: int, D: int) -> tuple[int, int, int, int]:
+    """Steps of a chunk, channels of a program, segments of a map, warps."""
+    block_d = min(32, max(16, next_power_of_2(D)))
+    # few idle tokens in the last tile: 16 chunks of 7 fit 784 and 3136 exactly
+    steps = 4 if L <= 64 else 7
+    tiles = triton.cdiv(L, CHUNKS * steps)
+    programs = B * triton.cdiv(D, block_d)
+    if tiles < 8 or programs >= 264:
+        return steps, block_d, 1, 4
+    segments = min(_MAX_SEGMENTS, triton.cdiv(528, programs), triton.cdiv(tiles, 2))
+    return steps, block_d, segments, 4

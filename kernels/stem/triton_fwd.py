@@ -1,0 +1,278 @@
+"""The stem's convolutions as implicit matrix products over channels-last maps.
+
+The library's convolutions are made for hundreds of channels; with 3 to 48 they leave most of the
+memory bandwidth unused, and bias, ReLU and residual cost further passes.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.layout import next_power_of_2
+from kernels.triton_math import token_position
+
+
+@triton.jit(do_not_specialize=["T", "H", "W", "OH", "OW"])
+def _picture_conv_kernel(
+    pictures_ptr,  # (B, H, W, 4)
+    scale_ptr,  # (4,) float32
+    shift_ptr,  # (4,) float32
+    weight_ptr,  # (3, 16, N): row of taps, then 4 * column + colour, rest zero
+    bias_ptr,  # (N,) float32
+    out_ptr,  # (B, OH, OW, N)
+    T,
+    H,
+    W,
+    OH,
+    OW,
+    N,
+    IS_UINT8: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    start = tl.program_id(0) * BLOCK_T
+    token = start + tl.arange(0, BLOCK_T)
+    valid = token < T
+    row, col = token_position(token, OH, OW)
+    image = (token // (OH * OW)).to(tl.int64)
+    k = tl.arange(0, 16)
+    colour = k % 4
+    shift_col = k // 4 - 1
+    column = tl.arange(0, BLOCK_N)
+    exists = column < N
+    used = (k < 12) & (colour < 3)
+    scale = tl.load(scale_ptr + colour)
+    shift = tl.load(shift_ptr + colour)
+    acc = tl.zeros([BLOCK_T, BLOCK_N], dtype=tl.float32)
+    for i in tl.static_range(3):
+        r = 2 * row + (i - 1)
+        c = 2 * col[:, None] + shift_col[None, :]
+        inside = (valid & (r >= 0) & (r < H))[:, None] & (c >= 0) & (c < W) & used[None, :]
+        pixel = ((image * H + r) * W)[:, None] + c
+        value = tl.load(pictures_ptr + pixel * 4 + colour[None, :], mask=inside, other=0)
+        value = value.to(tl.float32)
+        if IS_UINT8:
+            there = tl.load(pictures_ptr + pixel * 4 + 3, mask=inside, other=0)
+            value = value * scale[None, :] + shift[None, :]
+            value = tl.where(there > 0, value, 0.0)
+        weight = tl.load(
+            weight_ptr + (i * 16 + k)[:, None] * N + column[None, :],
+            mask=exists[None, :],
+            other=0.0,
+        )
+        acc = tl.dot(value.to(weight.dtype), weight, acc, input_precision="ieee")
+    acc += tl.load(bias_ptr + column, mask=exists, other=0.0)[None, :]
+    # not max(): NaN must stay visible
+    acc = tl.where(acc < 0.0, 0.0, acc)
+    tl.store(
+        out_ptr + token.to(tl.int64)[:, None] * N + column[None, :],
+        acc.to(out_ptr.dtype.element_ty),
+        mask=valid[:, None] & exists[None, :],
+    )
+
+
+def pack_picture_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, 3, 3, 3) -> (3, 16, N) as the kernel reads it: row, 4 * column + colour."""
+    packed = weight.new_zeros((3, 4, 4, weight.shape[0]))
+    packed[:, :3, :3] = weight.permute(2, 3, 1, 0)
+    return packed.reshape(3, 16, -1).to(dtype).contiguous()
+
+
+def picture_conv_triton(
+    pictures: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Contract of `picture_conv_ref`.
+
+    Args:
+        scale, shift: (4,) float32, the last value unused.
+        weight: of `pack_picture_weight`; its dtype is that of the result.
+        bias: (N,) float32.
+    """
+    pictures = pictures.contiguous()
+    B, H, W, _ = pictures.shape
+    N, OH, OW = weight.shape[2], triton.cdiv(H, 2), triton.cdiv(W, 2)
+    T = B * OH * OW
+    out = torch.empty((B, OH, OW, N), dtype=weight.dtype, device=pictures.device)
+    block_t, warps = _picture_tiles(T)
+    _picture_conv_kernel[(triton.cdiv(T, block_t),)](
+        pictures,
+        scale,
+        shift,
+        weight,
+        bias,
+        out,
+        T,
+        H,
+        W,
+        OH,
+        OW,
+        N,
+        IS_UINT8=pictures.dtype == torch.uint8,
+        BLOCK_T=block_t,
+        BLOCK_N=max(16, next_power_of_2(N)),
+        num_warps=warps,
+        num_stages=1,
+    )
+    return out
+
+
+def _picture_tiles(T: int) -> tuple[int, int]:
+    """Tokens of a tile, and warps."""
+    return (64 if T > 132 * 64 else 16), 4
+
+
+@triton.jit(do_not_specialize=["T", "H", "W", "OH", "OW"])
+def _conv3x3_kernel(
+    x_ptr,  # (B, H, W, K)
+    weight_ptr,  # (9, K, N)
+    bias_ptr,  # (N,) float32
+    residual_ptr,  # (B, OH, OW, N); read with RESIDUAL
+    project_ptr,  # (N, M); read with PROJECT
+    project_bias_ptr,  # (M,) float32; read with PROJECT
+    out_ptr,  # (B, OH, OW, N), or (..., M) with PROJECT
+    T,
+    H,
+    W,
+    OH,
+    OW,
+    N,
+    M,
+    K: tl.constexpr,
+    STRIDE: tl.constexpr,
+    RELU: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    PROJECT: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    start = tl.program_id(0) * BLOCK_T
+    token = start + tl.arange(0, BLOCK_T)
+    valid = token < T
+    row, col = token_position(token, OH, OW)
+    image = (token // (OH * OW)).to(tl.int64)
+    column = tl.arange(0, BLOCK_N)
+    exists = column < N
+    blocks: tl.constexpr = K // BLOCK_K
+    acc = tl.zeros([BLOCK_T, BLOCK_N], dtype=tl.float32)
+    for step in range(9 * blocks):
+        tap = step // blocks
+        k = (step % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
+        r = STRIDE * row + (tap // 3 - 1)
+        c = STRIDE * col + (tap % 3 - 1)
+        inside = valid & (r >= 0) & (r < H) & (c >= 0) & (c < W)
+        x = tl.load(
+            x_ptr + (((image * H + r) * W + c) * K)[:, None] + k[None, :],
+            mask=inside[:, None],
+            other=0.0,
+        )
+        weight = tl.load(
+            weight_ptr + (tap * K + k)[:, None] * N + column[None, :],
+            mask=exists[None, :],
+            other=0.0,
+        )
+        acc = tl.dot(x, weight, acc, input_precision="ieee")
+    acc += tl.load(bias_ptr + column, mask=exists, other=0.0)[None, :]
+    if RELU:
+        # not max(): NaN must stay visible
+        acc = tl.where(acc < 0.0, 0.0, acc)
+    first = token.to(tl.int64)[:, None]
+    if PROJECT:
+        unit = tl.arange(0, BLOCK_M)
+        wanted = unit < M
+        project = tl.load(
+            project_ptr + column[:, None] * M + unit[None, :],
+            mask=exists[:, None] & wanted[None, :],
+            other=0.0,
+        )
+        y = tl.dot(acc.to(project.dtype), project, input_precision="ieee")
+        y += tl.load(project_bias_ptr + unit, mask=wanted, other=0.0)[None, :]
+        tl.store(
+            out_ptr + first * M + unit[None, :],
+            y.to(out_ptr.dtype.element_ty),
+            mask=valid[:, None] & wanted[None, :],
+        )
+    else:
+        mask = valid[:, None] & exists[None, :]
+        offset = first * N + column[None, :]
+        if RESIDUAL:
+            acc += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+        tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def pack_conv_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, K, 3, 3) -> (9, K, N) as the kernel reads it."""
+    return weight.permute(2, 3, 1, 0).reshape(9, weight.shape[1], -1).to(dtype).contiguous()
+
+
+def conv3x3_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int = 1,
+    relu: bool = True,
+    residual: Tensor | None = None,
+    project_weight: Tensor | None = None,
+    project_bias: Tensor | None = None,
+) -> Tensor:
+    """Contract of `conv3x3_ref` for few channels: all N sums of a token stay in registers.
+
+    Args:
+        x: (B, H, W, K), K a multiple of 16.
+        weight: of `pack_conv_weight`, dtype of x.
+        bias, project_bias: float32.
+        project_weight: (N, M), the transpose of the 1x1 convolution's weight, dtype of x.
+
+    Raises:
+        ValueError: K is no multiple of 16, or a projection together with a residual.
+    """
+    x = x.contiguous()
+    B, H, W, K = x.shape
+    N = weight.shape[2]
+    is_projecting = project_weight is not None
+    if K % 16 or (is_projecting and residual is not None):
+        raise ValueError(f"K must be a multiple of 16 and residual excludes projection, got {K}")
+    M = N if project_weight is None else project_weight.shape[1]
+    OH, OW = triton.cdiv(H, stride), triton.cdiv(W, stride)
+    T = B * OH * OW
+    out = torch.empty((B, OH, OW, M), dtype=x.dtype, device=x.device)
+    block_n = max(16, next_power_of_2(N))
+    block_t, warps = _conv_tiles(T, block_n, x.dtype)
+    _conv3x3_kernel[(triton.cdiv(T, block_t),)](
+        x,
+        weight,
+        bias,
+        out if residual is None else residual.contiguous(),
+        weight if project_weight is None else project_weight,
+        bias if project_bias is None else project_bias,
+        out,
+        T,
+        H,
+        W,
+        OH,
+        OW,
+        N,
+        M,
+        K=K,
+        STRIDE=stride,
+        RELU=relu,
+        RESIDUAL=residual is not None,
+        PROJECT=is_projecting,
+        BLOCK_T=block_t,
+        BLOCK_N=block_n,
+        BLOCK_K=32 if K % 32 == 0 else 16,
+        BLOCK_M=max(16, next_power_of_2(M)),
+        num_warps=warps,
+        num_stages=3,
+    )
+    return out
+
+
+def _conv_tiles(T: int, block_n: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Tokens of a tile, and warps."""
+    if dtype == torch.float32 or T <= 132 * 64:
+        return 16, 4
+    return (128, 4) if block_n <= 64 else (64, 8)

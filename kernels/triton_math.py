@@ -1,0 +1,160 @@
+"""Arithmetic shared by the GPU kernels; everything here computes in float32.
+
+`PRECISE` serves float32 tensors: the GPU's approximate exponential is good to about 2^-22, which
+half precision never sees and float32 does.
+"""
+
+import triton
+import triton.language as tl
+
+_LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+_LN2_HIGH: tl.constexpr = tl.constexpr(0.693145751953125)
+_LN2_LOW: tl.constexpr = tl.constexpr(1.428606765330187e-06)
+
+
+@triton.jit
+def exponential(x, PRECISE: tl.constexpr):
+    """e^x; precisely: x = n ln 2 + r with the product split in two, e^r by its series."""
+    if PRECISE:
+        n = tl.floor(x * _LOG2E + 0.5)
+        r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+        p = r * (1.0 / 720.0) + (1.0 / 120.0)
+        p = p * r + (1.0 / 24.0)
+        p = p * r + (1.0 / 6.0)
+        p = p * r + 0.5
+        p = p * r * r + r + 1.0
+        # two factors: 2^n alone is denormal where the product is not
+        half = tl.floor(n * 0.5)
+        return p * tl.exp2(half) * tl.exp2(n - half)
+    return tl.exp(x)
+
+
+@triton.jit
+def softplus(x, PRECISE: tl.constexpr):
+    """log(1 + e^x), the identity above 20; what lies above is kept out of the exponential."""
+    y = exponential(tl.minimum(x, 20.0), PRECISE)
+    if PRECISE:
+        # log(1 + y) by Kahan's quotient: small step sizes would lose four digits otherwise
+        shifted = 1.0 + y
+        rounded = shifted - 1.0
+        quotient = y / tl.where(rounded == 0.0, 1.0, rounded)
+        log1p = tl.where(rounded == 0.0, y, tl.log(shifted) * quotient)
+    else:
+        # three terms of the series: off by 2e-7 of the value where 1 + y would round
+        series = y * (1.0 - y * (0.5 - y * 0.33333333))
+        log1p = tl.where(y < 0.01, series, tl.log(1.0 + y))
+    return tl.where(x > 20.0, x, log1p)
+
+
+@triton.jit
+def silu(x, PRECISE: tl.constexpr):
+    """x / (1 + e^-x); the exponential is limited so that it cannot overflow."""
+    return x / (1.0 + exponential(tl.minimum(-x, 80.0), PRECISE))
+
+
+@triton.jit
+def gelu(x, PRECISE: tl.constexpr):
+    """x Phi(x), the exact GELU.
+
+    In half precision Phi is a polynomial on [-4.5, 4.5] (minimax of x Phi, error 7e-6, 6e-5 in
+    float32 arithmetic at the far end): multiply-adds cost a fraction of the special functions.
+    """
+    if PRECISE:
+        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    inner = tl.minimum(tl.maximum(x, -4.5), 4.5)
+    s = inner * inner
+    p = s * -1.4000593219487545e-12 + 1.6972963312600342e-10
+    p = p * s + -9.193719563427294e-09
+    p = p * s + 2.958892366677901e-07
+    p = p * s + -6.365247827488929e-06
+    p = p * s + 9.787129965843633e-05
+    p = p * s + -0.0011226781643927097
+    p = p * s + 0.009833184070885181
+    p = p * s + -0.06633705645799637
+    p = p * s + 0.39888378977775574
+    return x * (inner * p + 0.5)
+
+
+@triton.jit
+def normalise_rows(x, inside, C, eps):
+    """(x - mean) / sqrt(variance + eps) of each row; columns outside stay out of the sums.
+
+    Args:
+        x: (rows, columns) float32, zero outside.
+        inside: (columns,) of which C are true.
+    """
+    mean = tl.sum(x, axis=1) / C
+    centred = tl.where(inside[None, :], x - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, axis=1) / C
+    return centred * tl.rsqrt(variance + eps)[:, None]
+
+
+@triton.jit
+def token_position(token, H, W):
+    """Row and column of each token of a batch of H x W maps, raster order; all int32."""
+    in_map = token % (H * W)
+    return in_map // W, in_map % W
+
+
+@triton.jit
+def tile_tokens(tile, T, H, W, BLOCK_T: tl.constexpr, TILE_W: tl.constexpr):
+    """The tokens of one tile of a batch of H x W maps.
+
+    TILE_W 0: BLOCK_T tokens in raster order, over the ends of rows and maps; nothing is wasted.
+    Otherwise a rectangle TILE_W wide inside one map; its neighbours are mostly its own tokens.
+
+    Returns:
+        first token (int64), and per token its index relative to that one, row, column, whether it
+        exists.
+    """
+    i = tl.arange(0, BLOCK_T)
+    if TILE_W == 0:
+        start = tile * BLOCK_T
+        first, local = start.to(tl.int64), i
+        in_map = (start + i) % (H * W)
+        row, col, valid = in_map // W, in_map % W, start + i < T
+    else:
+        TILE_H: tl.constexpr = BLOCK_T // TILE_W
+        across, down = tl.cdiv(W, TILE_W), tl.cdiv(H, TILE_H)
+        top, left = (tile // across) % down * TILE_H, tile % across * TILE_W
+        row, col = top + i // TILE_W, left + i % TILE_W
+        first = (tile // (across * down) * H + top).to(tl.int64) * W + left
+        local, valid = i // TILE_W * W + i % TILE_W, (row < H) & (col < W)
+    return first, local, row, col, valid
+
+
+@triton.jit
+def depthwise_3x3(x_ptr, weight_ptr, local, row, col, channel, valid, inside, H, W, C, stride):
+    """Correlation with one 3x3 kernel per channel, zero padding, and the middle values.
+
+    Args:
+        x_ptr: at the tile's first token.
+        weight_ptr: (9, C) float32.
+        local: (tokens,) index relative to the tile's first token.
+        valid, inside: (tokens,), (channels,) which exist.
+        stride: elements between tokens of x.
+
+    Returns:
+        two (tokens, channels) float32: the correlation, and x itself.
+    """
+    acc = tl.zeros([local.shape[0], channel.shape[0]], dtype=tl.float32)
+    # a loop over the rows and not over all taps: nine tiles in flight would not fit the registers
+    for i in range(3):
+        r = row + (i - 1)
+        for j in tl.static_range(3):
+            c = col + (j - 1)
+            exists = valid & (r >= 0) & (r < H) & (c >= 0) & (c < W)
+            offset = (local + (i - 1) * W + (j - 1)) * stride
+            value = tl.load(
+                x_ptr + offset[:, None] + channel[None, :],
+                mask=exists[:, None] & inside[None, :],
+                other=0.0,
+            )
+            weight = tl.load(weight_ptr + (3 * i + j) * C + channel, mask=inside, other=0.0)
+            acc += value.to(tl.float32) * weight[None, :]
+    middle = tl.load(
+        x_ptr + (local * stride)[:, None] + channel[None, :],
+        mask=valid[:, None] & inside[None, :],
+        other=0.0,
+    )
+    return acc, middle.to(tl.float32)
