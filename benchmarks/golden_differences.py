@@ -5,12 +5,11 @@ python -m benchmarks.golden_differences
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.report import ROOT, Row, write_report
+from benchmarks.report import ROOT, Row, update_page, write_report
 from tests.model import golden
 from tests.model.golden_runs import (
     Outcome,
@@ -32,7 +31,6 @@ UNITS = {
 }
 RESULT = ROOT / "benchmarks/results/golden-cpu.json"
 PAGE = ROOT / "docs/numerics.md"
-BEGIN, END = "<!-- golden table -->", "<!-- end of golden table -->"
 
 
 def rows_of(case: str, outcomes: list[Outcome]) -> list[Row]:
@@ -95,20 +93,12 @@ def _cell(value: float | None) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:.1e}"
 
 
-def update_page(page: Path, text: str) -> None:
-    """Replace what stands between the two markers."""
-    content = page.read_text()
-    before, rest = content.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table-only", action="store_true", help="from the committed result")
     if not parser.parse_args().table_only:
         write_report(RESULT, "golden-differences", run_all())
-    update_page(PAGE, table(json.loads(RESULT.read_text())["rows"]))
+    update_page(PAGE, "golden table", table(json.loads(RESULT.read_text())["rows"]))
 
 
 if __name__ == "__main__":

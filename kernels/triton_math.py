@@ -14,7 +14,7 @@ _LN2_LOW: tl.constexpr = tl.constexpr(1.428606765330187e-06)
 
 @triton.jit
 def exponential(x, PRECISE: tl.constexpr):
-    """e^x; precisely: x = n ln 2 + r with the product split in two, e^r by its series."""
+    """Power of e; precisely: x = n ln 2 + r with the product split in two, e^r by its series."""
     if PRECISE:
         n = tl.floor(x * _LOG2E + 0.5)
         r = (x - n * _LN2_HIGH) - n * _LN2_LOW
@@ -31,7 +31,7 @@ def exponential(x, PRECISE: tl.constexpr):
 
 @triton.jit
 def softplus(x, PRECISE: tl.constexpr):
-    """log(1 + e^x), the identity above 20; what lies above is kept out of the exponential."""
+    """Softplus log(1 + e^x), the identity above 20; what lies above is kept out of the exponential."""
     y = exponential(tl.minimum(x, 20.0), PRECISE)
     if PRECISE:
         # log(1 + y) by Kahan's quotient: small step sizes would lose four digits otherwise
@@ -48,13 +48,13 @@ def softplus(x, PRECISE: tl.constexpr):
 
 @triton.jit
 def silu(x, PRECISE: tl.constexpr):
-    """x / (1 + e^-x); the exponential is limited so that it cannot overflow."""
+    """SiLU x / (1 + e^-x); the exponential is limited so that it cannot overflow."""
     return x / (1.0 + exponential(tl.minimum(-x, 80.0), PRECISE))
 
 
 @triton.jit
 def gelu(x, PRECISE: tl.constexpr):
-    """x Phi(x), the exact GELU.
+    """GELU x Phi(x), the exact one.
 
     In half precision Phi is a polynomial on [-4.5, 4.5] (minimax of x Phi, error 7e-6, 6e-5 in
     float32 arithmetic at the far end): multiply-adds cost a fraction of the special functions.
@@ -76,8 +76,18 @@ def gelu(x, PRECISE: tl.constexpr):
 
 
 @triton.jit
+def multiply_add(a, b, acc, PRECISE: tl.constexpr):
+    """Sum acc + a b; precisely: the block's products are summed by themselves before they join."""
+    if PRECISE:
+        acc += tl.dot(a, b, input_precision="ieee")
+    else:
+        acc = tl.dot(a, b, acc)
+    return acc
+
+
+@triton.jit
 def normalise_rows(x, inside, C, eps):
-    """(x - mean) / sqrt(variance + eps) of each row; columns outside stay out of the sums.
+    """LayerNorm (x - mean) / sqrt(variance + eps) of each row; columns outside stay out of the sums.
 
     Args:
         x: (rows, columns) float32, zero outside.

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.layout import as_tokens, is_precise, next_power_of_2, tiling
-from kernels.triton_math import depthwise_3x3, silu, tile_tokens
+from kernels.triton_math import depthwise_3x3, multiply_add, silu, tile_tokens
 
 
 @triton.jit(do_not_specialize=["T", "H", "W"])
@@ -69,7 +69,7 @@ def _conv_projection_kernel(
             mask=(output < P)[None, :] & inside[:, None],
             other=0.0,
         )
-        p = tl.dot(u, weight, p, input_precision="ieee")
+        p = multiply_add(u, weight, p, PRECISE)
     p_ptr += (tl.program_id(1) * tl.cast(T, tl.int64) + first) * P
     tl.store(
         p_ptr + local[:, None] * P + output[None, :],

@@ -1,8 +1,8 @@
 """Matrix product with norm, bias, activation and residual in the same pass.
 
 The LayerNorm before the product is applied after it:
-norm(x) W^T = (x W^T - mean(x) colsum(W)) / std(x), with the row's sums taken from the tiles that
-the product reads anyway. x enters exact, so nothing is lost to a rounding of the normalised values.
+norm(x) W^T = (x W^T - mean(x) colsum(W)) / std(x), with the rows' statistics from whoever wrote x.
+x enters exact, so nothing is lost to a rounding of the normalised values.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.layout import is_precise, next_power_of_2
 from kernels.linear.reference import Activation
-from kernels.triton_math import gelu, silu
+from kernels.triton_math import gelu, multiply_add, silu
 
 _NONE = tl.constexpr(0)
 _RELU = tl.constexpr(1)
@@ -40,13 +40,13 @@ def _linear_kernel(
     weight_ptr,  # (N, K)
     bias_ptr,  # (N,) float32
     colsum_ptr,  # (N,) float32, sums of the weight's rows; read with NORM
+    statistics_ptr,  # (2, M) float32, mean and 1 / std of the rows; read with NORM
     residual_ptr,  # (M, N); read with RESIDUAL
     out_ptr,  # (M, N)
     M,
     N,
     K,
     stride,
-    eps,
     NORM: tl.constexpr,
     BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -67,8 +67,6 @@ def _linear_kernel(
     first = start_m.to(tl.int64)
     x_ptr += first * stride
     acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
-    squares = tl.zeros([BLOCK_M], dtype=tl.float32)
     for start_k in range(0, K, BLOCK_K):
         k = start_k + tl.arange(0, BLOCK_K)
         x = tl.load(
@@ -81,16 +79,12 @@ def _linear_kernel(
             mask=exists[None, :] & (k < K)[:, None],
             other=0.0,
         )
-        acc = tl.dot(x, weight, acc, input_precision="ieee")
-        if NORM:
-            wide = x.to(tl.float32)
-            total += tl.sum(wide, axis=1)
-            squares += tl.sum(wide * wide, axis=1)
+        acc = multiply_add(x, weight, acc, PRECISE)
     if NORM:
-        mean = total / K
-        variance = tl.maximum(squares / K - mean * mean, 0.0)
+        mean = tl.load(statistics_ptr + start_m + local, mask=valid, other=0.0)
+        scale = tl.load(statistics_ptr + M + start_m + local, mask=valid, other=0.0)
         colsum = tl.load(colsum_ptr + column, mask=exists, other=0.0)
-        acc = (acc - mean[:, None] * colsum[None, :]) * tl.rsqrt(variance + eps)[:, None]
+        acc = (acc - mean[:, None] * colsum[None, :]) * scale[:, None]
     if BIAS:
         acc += tl.load(bias_ptr + column, mask=exists, other=0.0)[None, :]
     acc = activate(acc, column, N, ACTIVATION, PRECISE)
@@ -107,7 +101,7 @@ def linear_triton(
     bias: Tensor | None = None,
     *,
     colsum: Tensor | None = None,
-    norm_eps: float | None = None,
+    statistics: Tensor | None = None,
     activation: Activation = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
@@ -117,18 +111,20 @@ def linear_triton(
         x: (..., K), leading axes contiguous with each other.
         weight: (N, K), dtype of x.
         bias: (N,) float32.
-        colsum: (N,) float32, `weight.float().sum(1)`; needed with `norm_eps`.
+        colsum: (N,) float32, `weight.float().sum(1)`; together with `statistics`.
+        statistics: (2, ...) float32, mean and 1 / sqrt(variance + eps) of each row of x, as
+            `position_encoding_triton` gives them; then the rows are normalised first.
 
     Raises:
-        ValueError: shapes do not fit, or `colsum` is missing.
+        ValueError: shapes do not fit, or one of `colsum` and `statistics` is missing.
     """
     rows = x.reshape(-1, x.shape[-1])
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
     (M, K), N = rows.shape, weight.shape[0]
     if weight.shape != (N, K):
         raise ValueError(f"weight must be (N, {K}), got {tuple(weight.shape)}")
-    if norm_eps is not None and colsum is None:
-        raise ValueError("a norm needs the sums of the weight's rows")
+    if (statistics is None) != (colsum is None):
+        raise ValueError("statistics of the rows and sums of the weight's rows come together")
     out = torch.empty((*x.shape[:-1], N), dtype=x.dtype, device=x.device)
     block_m, block_n, block_k, warps, stages = _tiles(M, N, K, x.dtype)
     _linear_kernel[(triton.cdiv(M, block_m) * triton.cdiv(N, block_n),)](
@@ -136,14 +132,14 @@ def linear_triton(
         weight,
         weight if bias is None else bias,
         weight if colsum is None else colsum,
+        weight if statistics is None else statistics,
         out if residual is None else residual.contiguous(),
         out,
         M,
         N,
         K,
         rows.stride(0),
-        norm_eps or 0.0,
-        NORM=norm_eps is not None,
+        NORM=statistics is not None,
         BIAS=bias is not None,
         ACTIVATION=_ACTIVATIONS[activation],
         RESIDUAL=residual is not None,

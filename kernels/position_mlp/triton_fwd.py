@@ -10,7 +10,13 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.layout import as_tokens, is_precise, next_power_of_2, tiling
-from kernels.triton_math import depthwise_3x3, gelu, normalise_rows, tile_tokens
+from kernels.triton_math import (
+    depthwise_3x3,
+    gelu,
+    multiply_add,
+    normalise_rows,
+    tile_tokens,
+)
 
 
 @triton.jit(do_not_specialize=["T", "H", "W"])
@@ -73,7 +79,7 @@ def _position_mlp_kernel(
             mask=exists[:, None] & inside[None, :],
             other=0.0,
         )
-        acc = tl.dot(hidden, weight2, acc, input_precision="ieee")
+        acc = multiply_add(hidden, weight2, acc, PRECISE)
     acc += tl.load(bias2_ptr + channel, mask=inside, other=0.0)[None, :] + narrow.to(tl.float32)
     tl.store(
         out_ptr + first * C + local[:, None] * C + channel[None, :],

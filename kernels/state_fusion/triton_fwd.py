@@ -80,8 +80,7 @@ def _gated_fusion_kernel(
     mask = valid[:, None] & inside[None, :]
     here = local[:, None] * E + channel[None, :]
     y = _fuse(state_ptr + first * E, weight_ptr, local, row, col, channel, valid, inside, H, W, E)
-    last = (P - 1) + tl.zeros([1], dtype=tl.int32)
-    readout = load_projected(p_ptr + first * P, local, valid, last, last < P, T, P, SPLITS)
+    readout = load_projected(p_ptr + first * P, local, valid, P - 1, T, P, SPLITS)[:, None]
     u = tl.load(u_ptr + first * E + here, mask=mask, other=0.0).to(tl.float32)
     y = y * readout + u * tl.load(D_ptr + channel, mask=inside, other=0.0)[None, :]
     y = normalise_rows(y, inside, E, eps)

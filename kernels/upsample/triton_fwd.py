@@ -15,11 +15,16 @@ from kernels.triton_math import token_position
 
 @triton.jit
 def _taps(index, length, target):
-    """Lower and upper source index and the upper one's weight of each target index."""
-    position = (index.to(tl.float32) + 0.5) * (length / target) - 0.5
-    position = tl.minimum(tl.maximum(position, 0.0), length - 1.0)
-    low = position.to(tl.int32)
-    return low, tl.minimum(low + 1, length - 1), position - low.to(tl.float32)
+    """Lower and upper source index and the upper one's weight of each target index.
+
+    The position ((index + 1/2) length / target - 1/2) is a fraction over 2 target; in integers its
+    parts are exact.
+    """
+    numerator = tl.maximum((2 * index + 1) * length - target, 0)
+    low = numerator // (2 * target)
+    weight = (numerator - low * 2 * target).to(tl.float32) / (2 * target)
+    high = tl.minimum(low + 1, length - 1)
+    return tl.minimum(low, length - 1), high, weight
 
 
 @triton.jit(do_not_specialize=["T", "H", "W", "OH", "OW"])

@@ -1,0 +1,71 @@
+"""Every inference kernel, shape and dtype against float64 on the GPU; writes the result file.
+
+python -m benchmarks.kernel_matrix [--processes 12] [--out FILE]
+"""
+
+import argparse
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.report import ROOT, Row, write_report
+from tests.kernels.inference_ops import NARROW, OPS, Shape, error_ratio
+from tests.kernels.test_inference_kernels import HUGE, SMALL, STAGES
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LIMIT = 2.0
+Task = tuple[str, Shape, str]
+
+
+def tasks() -> list[Task]:
+    return [
+        (op, shape, dtype)
+        for shape in (*HUGE, *STAGES, *SMALL)
+        for op in OPS
+        for dtype in DTYPES
+        if op not in NARROW or shape[3] <= 192
+    ]
+
+
+def check(task: Task) -> tuple[Task, float, float, str]:
+    op, shape, dtype = task
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        error, ratio = error_ratio(op, shape, DTYPES[dtype], "cuda")
+    except Exception as exc:  # noqa: BLE001 - a kernel that fails is a row of the table
+        return task, float("nan"), float("inf"), f"{type(exc).__name__}: {str(exc)[:300]}"
+    finally:
+        torch.cuda.empty_cache()
+    return task, error, ratio, ""
+
+
+def run(report: Callable[[str], None], processes: int) -> list[Row]:
+    rows, failed = [], 0
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for (op, shape, dtype), error, ratio, message in pool.imap_unordered(check, tasks()):
+            case = f"{op}-{'x'.join(str(n) for n in shape)}-{dtype}"
+            rows.append(Row(case, "max error", "abs", error))
+            rows.append(Row(case, "max error / that of the reference", "ratio", ratio))
+            if not ratio <= LIMIT:
+                failed += 1
+                report(f"{case}: {ratio:.2f} {message}")
+    worst = max(row.value for row in rows if row.unit == "ratio")
+    report(f"{len(rows) // 2 - failed} passed, {failed} failed; worst ratio {worst:.2f}")
+    return sorted(rows, key=lambda row: row.case)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=12)
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks/results/kernel-matrix-h100.json"
+    )
+    args = parser.parse_args()
+    rows = run(lambda line: print(line, flush=True), args.processes)
+    write_report(args.out, "kernel-matrix", rows)
+
+
+if __name__ == "__main__":
+    main()
