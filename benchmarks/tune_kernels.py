@@ -63,24 +63,8 @@ def stage_trials(B: int, side: int, C: int) -> Iterator[Trial]:
     unit = T * C * 2
     small = T * (R + 2) * 4
     where = f"{side}x{side} C{C}"
-    module = "kernels.position_encoding.triton_fwd"
-    for tiles in ((8, 128, 4), (16, 64, 4), (16, 128, 4), (32, 64, 4), (8, 64, 2), (64, 64, 8)):
-        yield Trial(
-            f"position_encoding {where}",
-            module,
-            "_tiles",
-            tiles,
-            lambda: _bind(
-                module_of("position_encoding"),
-                "position_encoding_triton",
-                half(B, side, side, C),
-                exact(9, C),
-                exact(C),
-            ),
-            2 * unit,
-        )
+    yield from _depthwise_trials(B, side, C, where, unit)
     yield from _scan_trials(B, side, C, where, 2 * 2 * unit + small)
-    yield from _conv_trials(B, side, C, where, 4 * unit + small)
     yield from _fusion_trials(B, side, C, where, unit, small)
     if C <= 256:
         yield from _fused_trials(B, side, C, where, unit)
@@ -116,16 +100,14 @@ def _bind(module: str, function: str, *args: Any, **kwargs: Any) -> Callable[[],
 def _scan_trials(B: int, side: int, C: int, where: str, traffic: int) -> Iterator[Trial]:
     E, R = 2 * C, -(-C // 16)
     for tiles in (
-        (16, 7, 32, 1, 4),
-        (16, 4, 32, 1, 4),
-        (8, 7, 32, 1, 4),
-        (8, 7, 64, 1, 4),
-        (8, 7, 64, 1, 8),
-        (16, 7, 64, 1, 8),
-        (16, 4, 64, 1, 8),
-        (8, 7, 32, 1, 2),
-        (4, 7, 64, 1, 4),
-        (32, 7, 16, 1, 4),
+        (16, 32, 1, 4),
+        (16, 16, 1, 4),
+        (16, 16, 1, 2),
+        (16, 64, 1, 8),
+        (16, 64, 1, 4),
+        (32, 32, 1, 8),
+        (16, 32, 1, 2),
+        (16, 128, 1, 8),
     ):
         yield Trial(
             f"scan {where}",
@@ -136,8 +118,8 @@ def _scan_trials(B: int, side: int, C: int, where: str, traffic: int) -> Iterato
                 module_of("selective_scan"),
                 "low_rank_scan_triton",
                 half(B, side, side, E),
-                exact(1, B, side, side, R + 2),
-                exact(R, E),
+                half(B, side, side, R + 2),
+                half(R, E),
                 exact(E) - 2,
                 -exact(E).abs(),
             ),
@@ -145,76 +127,81 @@ def _scan_trials(B: int, side: int, C: int, where: str, traffic: int) -> Iterato
         )
 
 
-def _conv_trials(B: int, side: int, C: int, where: str, traffic: int) -> Iterator[Trial]:
-    E, R = 2 * C, -(-C // 16)
+def _depthwise_trials(B: int, side: int, C: int, where: str, unit: int) -> Iterator[Trial]:
+    module, E = module_of("depthwise"), 2 * C
     for tiles in (
-        (64, 32, 1, 4),
-        (64, 64, 1, 8),
-        (32, 64, 1, 4),
-        (32, 32, 1, 4),
-        (16, 64, 1, 4),
-        (64, 64, 1, 4),
-        (128, 32, 1, 8),
+        (8, 64, 4),
+        (8, 64, 2),
+        (4, 64, 2),
+        (16, 32, 4),
+        (4, 64, 1),
+        (16, 32, 2),
+        (4, 128, 4),
+        (8, 32, 1),
+        (2, 128, 1),
     ):
         yield Trial(
-            f"conv_projection {where}",
-            module_of("conv_projection"),
+            f"conv_silu {where}",
+            module,
             "_tiles",
             tiles,
             lambda: _bind(
-                module_of("conv_projection"),
-                "conv_projection_triton",
+                module,
+                "conv_silu_triton",
                 half(B, side, side, 2 * E)[..., :E],
                 exact(9, E),
                 exact(E),
-                half(R + 2, E),
             ),
-            traffic,
+            4 * unit,
         )
+    for strips, warps in ((8, 4), (4, 2), (4, 4), (2, 2), (2, 4), (1, 1), (1, 2), (1, 4)):
+        if 2 <= strips * C // (32 * warps) <= 16 and C >= 256:
+            yield Trial(
+                f"position_encoding {where}",
+                module,
+                "_tiles",
+                (strips, C, warps),
+                lambda: _bind(
+                    module,
+                    "position_encoding_triton",
+                    half(B, side, side, C),
+                    exact(9, C),
+                    exact(C),
+                    EPS,
+                ),
+                2 * unit,
+            )
 
 
 def _fusion_trials(B: int, side: int, C: int, where: str, unit: int, small: int) -> Iterator[Trial]:
-    E, R = 2 * C, -(-C // 16)
+    E, R, module = 2 * C, -(-C // 16), module_of("state_fusion")
 
-    def make(project: bool) -> Callable[[], Any]:
+    def make() -> Callable[[], Any]:
         return _bind(
-            module_of("state_fusion"),
+            module,
             "gated_fusion_triton",
             half(B, side, side, E),
             half(B, side, side, E),
-            exact(1, B, side, side, R + 2),
+            half(B, side, side, R + 2),
             half(B, side, side, 2 * E)[..., E:],
             exact(25, E),
             exact(E),
             exact(E),
             exact(E),
             EPS,
-            project=half(C, E) if project else None,
-            residual=half(B, side, side, C) if project else None,
         )
 
-    for elements in (2048, 4096, 8192, 16384):
-        for warps in (4, 8, 16):
-            block_t = elements // E
-            if block_t >= 1 and 8 <= elements // (32 * warps) <= 64:
+    for strips in (1, 2, 4, 8, 16):
+        for warps in (1, 2, 4, 8):
+            if 4 <= strips * E // (32 * warps) <= 8:
                 yield Trial(
                     f"gated_fusion {where}",
-                    module_of("state_fusion"),
+                    module,
                     "_tiles",
-                    (block_t, warps),
-                    lambda: make(False),
+                    (strips, warps),
+                    make,
                     8 * unit + small,
                 )
-    for tiles in ((16, 4), (16, 8), (32, 4), (32, 8), (64, 8), (64, 16), (128, 16)):
-        if C <= 128 and tiles[0] * E // (32 * tiles[1]) <= 64:
-            yield Trial(
-                f"gated_fusion_project {where}",
-                module_of("state_fusion"),
-                "_tiles",
-                tiles,
-                lambda: make(True),
-                8 * unit + small,
-            )
 
 
 def _fused_trials(B: int, side: int, C: int, where: str, unit: int) -> Iterator[Trial]:
@@ -279,11 +266,12 @@ def _linear_trials(B: int, side: int, C: int, where: str, unit: int) -> Iterator
         "gate": (C, 4 * C, "silu_second_half"),
         "gelu": (C, 4 * C, "gelu"),
         "out": (2 * C, C, "none"),
+        "x_proj": (2 * C, -(-C // 16) + 2, "none"),
         "fc2": (4 * C, C, "none"),
         "expand": (C, 8 * C, "relu"),
     }
     for name, (K, N, activation) in shapes.items():
-        if name != "expand" and C < 256:
+        if name in ("gate", "gelu", "fc2") and C < 256:
             continue
         norm = name in ("gate", "gelu")
         for tiles in (
@@ -408,7 +396,8 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=3, help="lines per kernel")
     args = parser.parse_args()
     trials = all_trials(args.variant, args.batch)
-    chosen = [i for i, trial in enumerate(trials) if args.only in trial.name]
+    wanted = tuple(args.only.split(","))
+    chosen = [i for i, trial in enumerate(trials) if trial.name.startswith(wanted)]
     with multiprocessing.get_context("spawn").Pool(12) as pool:
         pool.map(_compile, [(args.variant, args.batch, i) for i in chosen], chunksize=1)
     rows = []

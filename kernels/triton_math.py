@@ -7,49 +7,100 @@ half precision never sees and float32 does.
 import triton
 import triton.language as tl
 
-_LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 _LN2_HIGH: tl.constexpr = tl.constexpr(0.693145751953125)
 _LN2_LOW: tl.constexpr = tl.constexpr(1.428606765330187e-06)
+# the interpreter knows no machine instructions
+_IS_INTERPRETED: tl.constexpr = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 @triton.jit
-def exponential(x, PRECISE: tl.constexpr):
-    """Power of e; precisely: x = n ln 2 + r with the product split in two, e^r by its series."""
-    if PRECISE:
-        n = tl.floor(x * _LOG2E + 0.5)
-        r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-        p = r * (1.0 / 720.0) + (1.0 / 120.0)
-        p = p * r + (1.0 / 24.0)
-        p = p * r + (1.0 / 6.0)
-        p = p * r + 0.5
-        p = p * r * r + r + 1.0
-        # two factors: 2^n alone is denormal where the product is not
-        half = tl.floor(n * 0.5)
-        return p * tl.exp2(half) * tl.exp2(n - half)
-    return tl.exp(x)
+def fast_exp2(x):
+    """2^x by the one instruction; denormal results are zero, which saves three more."""
+    if _IS_INTERPRETED:
+        y = tl.exp2(x)
+    else:
+        y = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return y
 
 
 @triton.jit
-def softplus(x, PRECISE: tl.constexpr):
-    """Softplus log(1 + e^x), the identity above 20; what lies above is kept out of the exponential."""
-    y = exponential(tl.minimum(x, 20.0), PRECISE)
+def fast_log2(x):
+    """log2(x) of a normal number by the one instruction."""
+    if _IS_INTERPRETED:
+        y = tl.log2(x)
+    else:
+        y = tl.inline_asm_elementwise(
+            "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return y
+
+
+@triton.jit
+def fast_reciprocal(x):
+    """1 / x by the one instruction."""
+    if _IS_INTERPRETED:
+        y = 1.0 / x
+    else:
+        y = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return y
+
+
+@triton.jit
+def precise_exponential(x):
+    """Power of e: x = n ln 2 + r with the product split in two, e^r by its series."""
+    n = tl.floor(x * LOG2E + 0.5)
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = r * (1.0 / 720.0) + (1.0 / 120.0)
+    p = p * r + (1.0 / 24.0)
+    p = p * r + (1.0 / 6.0)
+    p = p * r + 0.5
+    p = p * r * r + r + 1.0
+    # two factors: 2^n alone is denormal where the product is not
+    half = tl.floor(n * 0.5)
+    return p * tl.exp2(half) * tl.exp2(n - half)
+
+
+@triton.jit
+def step_and_decay(raw, A, PRECISE: tl.constexpr):
+    """Step size softplus(raw), the identity above 20, and decay e^(step A).
+
+    What lies above 20 is kept out of the exponential; log(1 + y) of a small y needs its series, or
+    small step sizes would lose their digits.
+    """
     if PRECISE:
-        # log(1 + y) by Kahan's quotient: small step sizes would lose four digits otherwise
+        y = precise_exponential(tl.minimum(raw, 20.0))
+        # Kahan's quotient
         shifted = 1.0 + y
         rounded = shifted - 1.0
         quotient = y / tl.where(rounded == 0.0, 1.0, rounded)
-        log1p = tl.where(rounded == 0.0, y, tl.log(shifted) * quotient)
+        step = tl.where(rounded == 0.0, y, tl.log(shifted) * quotient)
+        step = tl.where(raw > 20.0, raw, step)
+        decay = precise_exponential(step * A)
     else:
-        # three terms of the series: off by 2e-7 of the value where 1 + y would round
-        series = y * (1.0 - y * (0.5 - y * 0.33333333))
-        log1p = tl.where(y < 0.01, series, tl.log(1.0 + y))
-    return tl.where(x > 20.0, x, log1p)
+        # in powers of two: the factors ln 2 and log2 e cancel in the decay
+        raw *= LOG2E
+        y = fast_exp2(tl.minimum(raw, 28.9))
+        series = y * LOG2E * (1.0 - y * (0.5 - y * 0.33333333))
+        binary = tl.where(y < 0.01, series, fast_log2(1.0 + y))
+        binary = tl.where(raw > 28.9, raw, binary)
+        step, decay = binary * LN2, fast_exp2(binary * A)
+    return step, decay
 
 
 @triton.jit
 def silu(x, PRECISE: tl.constexpr):
     """SiLU x / (1 + e^-x); the exponential is limited so that it cannot overflow."""
-    return x / (1.0 + exponential(tl.minimum(-x, 80.0), PRECISE))
+    if PRECISE:
+        y = x / (1.0 + precise_exponential(tl.minimum(-x, 80.0)))
+    else:
+        y = x * fast_reciprocal(1.0 + fast_exp2(tl.minimum(x * -LOG2E, 120.0)))
+    return y
 
 
 @triton.jit

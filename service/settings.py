@@ -43,6 +43,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _split_list(value: Any) -> Any:
+    """`a,b` or a JSON list, as environment variables hold them; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("["):
+        return json.loads(text)
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 class LimitSettings(_Section):
     """What is refused before any work is done on it.
 
@@ -65,16 +75,15 @@ class BatchSettings(_Section):
     """How images of one shape share a run of the device.
 
     Attributes:
-        max_images: in one batch.
+        max_images: in one batch; None: by device, see `service.capacity`.
         max_pixels: sum over one batch, at the network's input size; a single larger image runs
-            alone. The default suits a CPU, where larger batches cost memory and gain nothing;
-            a GPU wants several millions.
+            alone. None: by device.
         max_delay_ms: wait this long for more images when the device is free.
         max_age_ms: an image that waited longer goes before larger batches of other shapes.
     """
 
-    max_images: PositiveInt = 16
-    max_pixels: PositiveInt = 600_000
+    max_images: PositiveInt | None = None
+    max_pixels: PositiveInt | None = None
     max_delay_ms: NonNegativeFloat = 0.0
     max_age_ms: NonNegativeFloat = 500.0
 
@@ -83,15 +92,18 @@ class QueueSettings(_Section):
     """How much work may be held before new work is refused with 429.
 
     Attributes:
-        max_images: accepted and not yet answered.
-        max_pixels: waiting for the device, at the network's input size (12 bytes each).
-        max_source_pixels: accepted and not yet answered, at the size of the pictures.
-        max_decode_pixels: held decoded at one time (3 bytes each); further pictures wait.
+        max_images: accepted and not yet answered; None: by device, see `service.capacity`.
+        max_pixels: waiting for the device, at the network's input size (at most 12 bytes each);
+            None: by device.
+        max_source_pixels: accepted and not yet answered, at the size of the pictures. Where the
+            GPU resizes (`gpu.preprocessing` is `fast`) they may all be held decoded, 3 bytes each.
+        max_decode_pixels: being decoded and prepared at one time (3 bytes each); further pictures
+            wait.
         max_bytes: request bodies held in memory.
     """
 
-    max_images: PositiveInt = 256
-    max_pixels: PositiveInt = 64_000_000
+    max_images: PositiveInt | None = None
+    max_pixels: PositiveInt | None = None
     max_source_pixels: PositiveInt = 800_000_000
     max_decode_pixels: PositiveInt = 100_000_000
     max_bytes: PositiveInt = 256 * 1024 * 1024
@@ -155,6 +167,36 @@ class LogSettings(_Section):
     format: Literal["auto", "json", "text"] = "auto"
 
 
+class GpuSettings(_Section):
+    """How the `triton` backend computes; nothing of this concerns a CPU.
+
+    Attributes:
+        precision: of weights and activations; sums are kept in float32.
+        preprocessing: `fast` resizes on the GPU; `exact` runs the CPU's pipeline, bit for bit.
+        max_graphs: CUDA graphs a model keeps, one per batch size and input shape; the one that was
+            not used for longest goes first. Each one costs GPU memory.
+        warm_up_batches: batch sizes made ready before the first request; those above
+            `batch.max_images` are left out.
+    """
+
+    precision: Literal["float16", "bfloat16"] = "float16"
+    preprocessing: Literal["fast", "exact"] = "fast"
+    max_graphs: PositiveInt = 32
+    warm_up_batches: Annotated[tuple[PositiveInt, ...], NoDecode, Field(min_length=1)] = (
+        1, 2, 4, 8, 16, 32, 64, 128,
+    )  # fmt: skip
+
+    @field_validator("warm_up_batches", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _split_list(value)
+
+    @field_validator("warm_up_batches", mode="after")
+    @classmethod
+    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
+
+
 class StubSettings(_Section):
     """The backend without a network, for load tests of the service itself.
 
@@ -178,7 +220,9 @@ class Settings(BaseSettings):
         config: YAML file with the same fields, also `SMSERVE_CONFIG`.
         models_dir: every `*.safetensors` in it is served, before the demo models.
         demo_models: serve the models that ship with the project.
-        backend: `torch` runs the models; `stub` invents deterministic answers.
+        backend: `triton` runs the models compiled for a GPU, `torch` as PyTorch does anywhere;
+            `auto` takes `triton` on a GPU and `torch` on the CPU; `stub` invents deterministic
+            answers.
         device: `auto` takes the GPU if there is one.
         torch_threads: CPU threads of the network; None: torch decides.
         pool_size: threads that decode and post-process; None: one per core.
@@ -199,11 +243,12 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     models_dir: Path | None = None
     demo_models: bool = True
-    backend: Literal["torch", "stub"] = "torch"
+    backend: Literal["auto", "torch", "triton", "stub"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     torch_threads: PositiveInt | None = None
     pool_size: PositiveInt | None = None
     limits: LimitSettings = LimitSettings()
+    gpu: GpuSettings = GpuSettings()
     batch: BatchSettings = BatchSettings()
     queue: QueueSettings = QueueSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
@@ -216,13 +261,8 @@ class Settings(BaseSettings):
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
-    def _split_list(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        text = value.strip()
-        if text.startswith("["):
-            return json.loads(text)
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+    def _split(cls, value: Any) -> Any:
+        return _split_list(value)
 
     @field_validator("api_keys", mode="after")
     @classmethod

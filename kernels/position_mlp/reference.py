@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from kernels.linear.reference import linear_ref
-from kernels.position_encoding.reference import position_encoding_ref
+from kernels.depthwise.reference import position_encoding_ref
 
 
 def position_mlp_ref(

@@ -14,18 +14,17 @@ def low_rank_scan_ref(
 
     Args:
         u: (B, H, W, D).
-        projected: (B, H, W, R + 2) float32: dt low-rank, B, C.
+        projected: (B, H, W, R + 2): dt low-rank, B, C.
         dt_weight: (D, R).
         dt_bias: (D,).
         A: (D,) float32, negative.
 
     Returns:
-        (B, H, W, D) in the dtype of u; raster order, float32 (or float64) inside. The low-rank
-        vector is rounded to the dtype of u, as it is when layers run one by one.
+        (B, H, W, D) in the dtype of u; raster order, float32 (or float64) inside.
     """
     compute = torch.promote_types(u.dtype, torch.float32)
     rank = dt_weight.shape[1]
-    low_rank = projected[..., :rank].to(u.dtype).to(compute)
+    low_rank = projected[..., :rank].to(compute)
     delta = F.linear(low_rank, dt_weight.to(compute)).flatten(1, 2)
     states = selective_scan_ref(
         u.to(compute).flatten(1, 2),

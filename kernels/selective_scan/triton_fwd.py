@@ -3,9 +3,9 @@
 A tile is `CHUNKS` chunks of `STEPS` consecutive tokens. Inside a chunk the recurrence runs step by
 step, all chunks and channels side by side, in registers; the chunks' ends are joined by one
 associative scan over `CHUNKS` rows, and one multiply-add brings each chunk the state before it.
-So a token costs two multiply-adds beyond its own step, not a scan's shuffles. The low-rank product
-is R multiply-adds a token in the layout that the recurrence needs: on tensor cores it would be free,
-but moving its result into that layout cost more than the whole recurrence (docs/performance.md).
+So a token costs two multiply-adds beyond its own step, not a scan's shuffles. The step sizes of a
+whole tile come from one product on the tensor cores, whose result is then dealt out to the steps:
+one product a step would wait for shared memory at every token.
 
 Long maps in small batches are cut into segments: a first launch computes what each segment does to
 a state (its decay, and its own state from zero), a second one starts each segment from the
@@ -18,8 +18,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.layout import is_precise, next_power_of_2
-from kernels.triton_math import exponential, softplus
+from kernels.triton_math import step_and_decay
 
+# tokens of a chunk, as many as `_split_steps` makes
+STEPS = 4
 _MAX_SEGMENTS = 64
 
 
@@ -42,20 +44,20 @@ def _compose(decay_left, state_left, decay_right, state_right):
 
 
 @triton.jit
-def load_projected(p_ptr, token, valid, column, T, P, SPLITS: tl.constexpr):
-    """(tokens,) float32: one column of the projection, the sum of its partial sums."""
-    total = tl.load(p_ptr + token * P + column, mask=valid, other=0.0)
-    for i in tl.static_range(1, SPLITS):
-        total += tl.load(p_ptr + i * T * P + token * P + column, mask=valid, other=0.0)
-    return total
+def _split_steps(x, CHUNKS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """(4 CHUNKS, channels), a chunk's four tokens together -> four (CHUNKS, channels)."""
+    x = tl.permute(tl.reshape(x, [CHUNKS, 2, 2, BLOCK_D]), (0, 3, 1, 2))
+    even, odd = tl.split(x)
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
 
 
 @triton.jit
 def _step(
+    raw,
     u_ptr,
     p_ptr,
-    dt_weight_ptr,
-    dt_bias,
     A,
     token,
     valid,
@@ -63,22 +65,15 @@ def _step(
     inside,
     D,
     P,
-    total_tokens,
-    R: tl.constexpr,
-    SPLITS: tl.constexpr,
+    R,
     PRECISE: tl.constexpr,
 ):
-    """Decay and drive of one token of every chunk; tokens past the end change nothing."""
-    raw = dt_bias[None, :]
-    for r in tl.static_range(R):
-        low_rank = load_projected(p_ptr, token, valid, r, total_tokens, P, SPLITS)
-        weight = tl.load(dt_weight_ptr + r * D + channel, mask=inside, other=0.0)
-        raw = raw + low_rank[:, None] * weight[None, :]
-    B = load_projected(p_ptr, token, valid, R, total_tokens, P, SPLITS)
+    """Decay and drive of one token of every chunk; nobody reads what tokens past the end do."""
+    B = tl.load(p_ptr + token * P + R, mask=valid, other=0.0).to(tl.float32)
     exists = valid[:, None] & inside[None, :]
     u = tl.load(u_ptr + token[:, None] * D + channel[None, :], mask=exists, other=0.0)
-    dt = tl.where(valid[:, None], softplus(raw, PRECISE), 0.0)
-    return exponential(dt * A[None, :], PRECISE), dt * (B[:, None] * u.to(tl.float32))
+    dt, decay = step_and_decay(raw, A[None, :], PRECISE)
+    return decay, dt * (B[:, None] * u.to(tl.float32))
 
 
 @triton.jit
@@ -93,11 +88,11 @@ def _enter(decay_ptr, state_ptr, image, channel, inside, D, BLOCK_S: tl.constexp
     return tl.sum(tl.where((index == BLOCK_S - 1)[:, None], joined, 0.0), axis=0)
 
 
-@triton.jit(do_not_specialize=["L", "total_tokens", "segment_tokens"])
+@triton.jit(do_not_specialize=["L", "segment_tokens"])
 def _scan_kernel(
     u_ptr,  # (B, L, D)
-    p_ptr,  # (SPLITS, B, L, P) float32: dt low-rank, B, C
-    dt_weight_ptr,  # (R, D) float32
+    p_ptr,  # (B, L, P): dt low-rank, B, C
+    dt_weight_ptr,  # (R, D)
     dt_bias_ptr,  # (D,) float32
     A_ptr,  # (D,) float32
     out_ptr,  # (B, L, D)
@@ -106,21 +101,26 @@ def _scan_kernel(
     L,
     D,
     P,
-    total_tokens,
+    R,
     segment_tokens,
-    R: tl.constexpr,
-    SPLITS: tl.constexpr,
     SUMMARISE: tl.constexpr,
     RESUME: tl.constexpr,
     BLOCK_S: tl.constexpr,
     PRECISE: tl.constexpr,
     CHUNKS: tl.constexpr,
-    STEPS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
 ):
+    STEPS: tl.constexpr = 4
     channel = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = channel < D
     image = tl.program_id(2).to(tl.int64)
+    rank = tl.arange(0, BLOCK_R)
+    dt_weight = tl.load(
+        dt_weight_ptr + rank[:, None] * D + channel[None, :],
+        mask=(rank < R)[:, None] & inside[None, :],
+        other=0.0,
+    )
     dt_bias = tl.load(dt_bias_ptr + channel, mask=inside, other=0.0)
     A = tl.load(A_ptr + channel, mask=inside, other=0.0)
     chunk = tl.arange(0, CHUNKS)
@@ -134,6 +134,14 @@ def _scan_kernel(
     for start in range(begin, end, CHUNKS * STEPS):
         # 64-bit up to the tile, 32-bit inside it
         first = image * L + start
+        every = tl.arange(0, CHUNKS * STEPS)
+        low_rank = tl.load(
+            p_ptr + first * P + every[:, None] * P + rank[None, :],
+            mask=(start + every < end)[:, None] & (rank < R)[None, :],
+            other=0.0,
+        )
+        raws = tl.dot(low_rank, dt_weight, input_precision="ieee")
+        raws = _split_steps(raws + dt_bias[None, :], CHUNKS, BLOCK_D)
         state = tl.zeros([CHUNKS, BLOCK_D], dtype=tl.float32)
         decay = tl.full([CHUNKS, BLOCK_D], 1.0, dtype=tl.float32)
         kept_states = ()
@@ -141,10 +149,9 @@ def _scan_kernel(
         for step in tl.static_range(STEPS):
             token = chunk * STEPS + step
             own, drive = _step(
+                raws[step],
                 u_ptr + first * D,
                 p_ptr + first * P,
-                dt_weight_ptr,
-                dt_bias,
                 A,
                 token,
                 start + token < end,
@@ -152,9 +159,7 @@ def _scan_kernel(
                 inside,
                 D,
                 P,
-                total_tokens,
                 R,
-                SPLITS,
                 PRECISE,
             )
             state = own * state + drive
@@ -188,20 +193,20 @@ def _scan_kernel(
 def low_rank_scan_triton(
     u: Tensor, projected: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor
 ) -> Tensor:
-    """Contract of `low_rank_scan_ref`, with the projection as partial sums.
+    """Contract of `low_rank_scan_ref`.
 
     Args:
-        projected: (splits, B, H, W, R + 2) float32, as `conv_projection_triton` returns it.
-        dt_weight: (R, D) float32.
+        projected: (B, H, W, R + 2), dtype of u.
+        dt_weight: (R, D), dtype of u.
         dt_bias: (D,) float32.
         A: (D,) float32.
     """
-    u = u.contiguous()
+    u, projected = u.contiguous(), projected.contiguous()
     B, H, W, D = u.shape
     L = H * W
     out = torch.empty_like(u)
-    chunks, steps, block_d, segments, warps = _plan(B, L, D, dt_weight.shape[0])
-    tile = chunks * steps
+    chunks, block_d, segments, warps = _plan(B, L, D)
+    tile = chunks * STEPS
     segment_tokens = triton.cdiv(triton.cdiv(L, segments), tile) * tile
     segments = triton.cdiv(L, segment_tokens)
     summaries = torch.empty((2, B, segments, D), dtype=torch.float32, device=u.device)
@@ -219,17 +224,15 @@ def low_rank_scan_triton(
             L,
             D,
             projected.shape[-1],
-            B * L,
+            dt_weight.shape[0],
             segment_tokens,
-            R=dt_weight.shape[0],
-            SPLITS=projected.shape[0],
             SUMMARISE=summarise,
             RESUME=resume,
             BLOCK_S=max(2, next_power_of_2(segments)),
             PRECISE=is_precise(u.dtype),
             CHUNKS=chunks,
-            STEPS=steps,
             BLOCK_D=block_d,
+            BLOCK_R=max(16, next_power_of_2(dt_weight.shape[0])),
             num_warps=warps,
             num_stages=1,
         )
@@ -240,15 +243,12 @@ def low_rank_scan_triton(
     return out
 
 
-def _plan(B: int, L: int, D: int, R: int) -> tuple[int, int, int, int, int]:
-    """Chunks and steps of a tile, channels of a program, segments of a map, warps."""
+def _plan(B: int, L: int, D: int) -> tuple[int, int, int, int]:
+    """Chunks of a tile, channels of a program, segments of a map, warps."""
     block_d = min(32, max(16, next_power_of_2(D)))
-    # few idle tokens in the last tile: 7 divides 49, 784 and 3136; fewer values a thread where the
-    # low-rank weights take many registers
-    chunks, steps = (8, 7) if L <= 64 or R > 8 else (16, 7)
-    tiles = triton.cdiv(L, chunks * steps)
+    tiles = triton.cdiv(L, 16 * STEPS)
     programs = B * triton.cdiv(D, block_d)
     if tiles < 8 or programs >= 264:
-        return chunks, steps, block_d, 1, 4
+        return 16, block_d, 1, 4
     segments = min(_MAX_SEGMENTS, triton.cdiv(528, programs), triton.cdiv(tiles, 2))
-    return chunks, steps, block_d, segments, 4
+    return 16, block_d, segments, 4

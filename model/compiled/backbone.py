@@ -10,10 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from kernels.conv_projection.triton_fwd import conv_projection_triton
+from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
 from kernels.linear.triton_fwd import linear_triton
-from kernels.position_encoding.triton_fwd import position_encoding_triton
 from kernels.position_linear.triton_fwd import position_linear_triton
 from kernels.position_mlp.triton_fwd import position_mlp_triton
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
@@ -88,7 +87,7 @@ class CompiledBlock:
         self._conv_weight = cast.taps(mixer.conv.weight)
         self._conv_bias = cast.exact(_bias(mixer.conv))
         self._x_proj = cast.product(mixer.x_proj.weight)
-        self._dt_weight = cast.exact(mixer.dt_proj.weight.t())
+        self._dt_weight = cast.product(mixer.dt_proj.weight.t())
         self._dt_bias = cast.exact(mixer.dt_bias)
         self._A = cast.exact(-torch.exp(mixer.A_log.detach().double().squeeze(1)))
         fusion = mixer.state_fusion
@@ -103,9 +102,8 @@ class CompiledBlock:
     def __call__(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> same."""
         x1, xz = self._project_in(x)
-        u, projected = conv_projection_triton(
-            xz[..., : self._inner], self._conv_weight, self._conv_bias, self._x_proj
-        )
+        u = conv_silu_triton(xz[..., : self._inner], self._conv_weight, self._conv_bias)
+        projected = linear_triton(u, self._x_proj)
         state = low_rank_scan_triton(u, projected, self._dt_weight, self._dt_bias, self._A)
         gated = gated_fusion_triton(
             state,
@@ -117,10 +115,8 @@ class CompiledBlock:
             self._norm_weight,
             self._norm_bias,
             self._out_norm.eps,
-            project=self._out_proj if self._is_fused else None,
-            residual=x1 if self._is_fused else None,
         )
-        x2 = gated if self._is_fused else linear_triton(gated, self._out_proj, residual=x1)
+        x2 = linear_triton(gated, self._out_proj, residual=x1)
         return self._mlp(x2)
 
     def _project_in(self, x: Tensor) -> tuple[Tensor, Tensor]:

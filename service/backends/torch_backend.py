@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model.config import ModelSpec
 from model.results import Params, Result
+from service.backends.cuda_errors import run_on_gpu
 
 if TYPE_CHECKING:
     from model.predictor import Predictor
@@ -39,20 +40,23 @@ class TorchBackend:
         """
         from model.predictor import Predictor
 
-        sha256 = _sha256(path)
+        sha256 = file_sha256(path)
         return cls(Predictor.load(path, device=device), device=device, sha256=sha256)
 
     def prepare(self, rgb: NDArray[np.uint8]) -> Any:
         return self._predictor.prepare(rgb)
 
     def infer(self, batch: Sequence[Any], params: Sequence[Params]) -> list[Any]:
-        return self._predictor.infer(batch, params)
+        if self.device == "cpu":
+            return self._predictor.infer(batch, params)
+        return run_on_gpu(lambda: self._predictor.infer(batch, params))
 
     def finish(self, raw: Any, prepared: Any) -> Result:
         return self._predictor.finish(raw, prepared)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -87,6 +87,7 @@ class Batcher(Generic[ItemT, ResultT]):
     """A bounded queue in front of one device. Everything runs on one event loop.
 
     Args:
+        limits: an attribute, too, that may be replaced while nothing waits.
         run_batch: computes items of one key; one result per item, in order. An
             `EngineUnavailableError` fails the batch as a whole; after any other exception the
             batch is repeated in halves, so that only the culprit fails.
@@ -102,7 +103,7 @@ class Batcher(Generic[ItemT, ResultT]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_batch = run_batch
-        self._limits = limits
+        self.limits = limits
         self._observer = observer
         self._clock = clock
         # buckets in order of creation, so that equals are served in turn
@@ -179,7 +180,7 @@ class Batcher(Generic[ItemT, ResultT]):
             raise ShuttingDownError(self._closed, retry_after_s=1)
         images = sum(len(bucket) for bucket in self._buckets.values())
         pixels = sum(other.pixels * len(bucket) for other, bucket in self._buckets.items())
-        limits = self._limits
+        limits = self.limits
         # an image that is larger than the whole queue may still wait alone
         no_room = images and pixels + key.pixels > limits.max_queue_pixels
         if images >= limits.max_queue_images or no_room:
@@ -220,7 +221,7 @@ class Batcher(Generic[ItemT, ResultT]):
 
     async def _wait_for_company(self) -> None:
         """Hold back, if so configured, until a batch is full or its oldest has waited enough."""
-        delay = self._limits.max_delay_s
+        delay = self.limits.max_delay_s
         while delay > 0 and self._buckets and self._closed is None:
             oldest = min(bucket[0].enqueued_at for bucket in self._buckets.values())
             remaining = oldest + delay - self._clock()
@@ -235,8 +236,8 @@ class Batcher(Generic[ItemT, ResultT]):
                 return
 
     def _batch_cap(self, key: BatchKey) -> int:
-        by_pixels = self._limits.max_batch_pixels // max(1, key.pixels)
-        return max(1, min(self._limits.max_batch_images, by_pixels))
+        by_pixels = self.limits.max_batch_pixels // max(1, key.pixels)
+        return max(1, min(self.limits.max_batch_images, by_pixels))
 
     def _take(self) -> list[_Entry[ItemT, ResultT]]:
         """The next batch; expired and abandoned entries are dropped on the way."""
@@ -249,7 +250,7 @@ class Batcher(Generic[ItemT, ResultT]):
             self._buckets, key=lambda key: min(len(self._buckets[key]), self._batch_cap(key))
         )
         waited = now - self._buckets[oldest][0].enqueued_at
-        key = oldest if waited > self._limits.max_age_s else largest
+        key = oldest if waited > self.limits.max_age_s else largest
         bucket = self._buckets[key]
         batch = [bucket.popleft() for _ in range(min(len(bucket), self._batch_cap(key)))]
         del self._buckets[key]

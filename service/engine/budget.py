@@ -9,11 +9,15 @@ from service.errors import QueueFullError
 
 
 class Allowance:
-    """Refuses what does not fit."""
+    """Refuses what does not fit.
+
+    Attributes:
+        limit: may be changed; what is held already stays.
+    """
 
     def __init__(self, limit: int, unit: str) -> None:
         self.held = 0
-        self._limit = limit
+        self.limit = limit
         self._unit = unit
 
     def take(self, amount: int, *, retry_after_s: int) -> None:
@@ -22,10 +26,9 @@ class Allowance:
         Raises:
             QueueFullError: too much is held already.
         """
-        if self.held and self.held + amount > self._limit:
+        if self.held and self.held + amount > self.limit:
             raise QueueFullError(
-                f"{self.held} {self._unit} in work, limit {self._limit}; retry in "
-                f"{retry_after_s} s",
+                f"{self.held} {self._unit} in work, limit {self.limit}; retry in {retry_after_s} s",
                 retry_after_s=retry_after_s,
             )
         self.held += amount

@@ -21,6 +21,10 @@ class DeviceCrash(BaseException):
     """Ends the device thread: the device cannot be used any more."""
 
 
+class DeviceOutOfMemoryError(RuntimeError):
+    """A backend found no memory and gave back what it had in reserve; fewer images may fit."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     function: Callable[[], Any]
