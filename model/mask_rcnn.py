@@ -73,7 +73,15 @@ class MaskRCNN(nn.Module):
         Returns:
             per image its objects; the answer for one image does not depend on the others.
         """
-        pyramid = self.pyramid(images)
+        return self.detect(self.pyramid(images), image_hws, params)
+
+    def detect(
+        self,
+        pyramid: Sequence[Tensor],
+        image_hws: Sequence[tuple[int, int]],
+        params: Sequence[DetectParams],
+    ) -> list[RawDetections]:
+        """`forward` after the feature pyramid: five (B, C, ., .) maps."""
         logits, deltas = self.rpn(pyramid)
         proposals = [
             select_proposals(
@@ -82,7 +90,7 @@ class MaskRCNN(nn.Module):
                 image_hws[b],
                 max_proposals=params[b].max_proposals,
             )[0]
-            for b in range(len(images))
+            for b in range(len(params))
         ]
         boxes, scores, class_ids = self._classify(pyramid, proposals, image_hws, params)
         masks = self._masks(pyramid, boxes, class_ids, params)

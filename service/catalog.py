@@ -7,8 +7,10 @@ from pathlib import Path
 
 from model.config import TaskName
 from service.backends.base import Backend
+from service.backends.selection import open_backend, select_backend
 from service.backends.stub import StubBackend
-from service.backends.torch_backend import TorchBackend, limit_threads, select_device
+from service.backends.torch_backend import limit_threads
+from service.capacity import capacity_for
 from service.engine.base import ServedModel
 from service.settings import Settings, SettingsError
 from service.shipped import shipped_models
@@ -49,23 +51,26 @@ def open_catalog(settings: Settings) -> tuple[CatalogEntry, ...]:
     """Load every model. Slow; call it off the event loop.
 
     Raises:
-        SettingsError: nothing to serve, or two models of one name.
+        SettingsError: nothing to serve, two models of one name, or `triton` without a GPU.
         CheckpointError: an unusable model file.
         ValueError: a device that is not there.
+        UnsupportedGPUError: a GPU that `triton` cannot use.
     """
     if settings.backend == "stub":
         backends: Sequence[Backend] = [StubBackend(task, settings.stub) for task in TaskName]
     else:
         files = model_files(settings)
         limit_threads(settings.torch_threads)
-        device = select_device(settings.device)
-        backends = [_open(path, device) for path in files]
+        selection = select_backend(settings.backend, settings.device)
+        batch_images = capacity_for(settings, selection.device).batch_images
+        backends = []
+        for path in files:
+            extra = {"path": str(path), "backend": selection.kind, "device": selection.device}
+            log.info("loading model", extra=extra)
+            backends.append(
+                open_backend(path, selection, gpu=settings.gpu, batch_images=batch_images)
+            )
     return _describe(backends)
-
-
-def _open(path: Path, device: str) -> Backend:
-    log.info("loading model", extra={"path": str(path), "device": device})
-    return TorchBackend.open(path, device=device)
 
 
 def _describe(backends: Sequence[Backend]) -> tuple[CatalogEntry, ...]:

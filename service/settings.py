@@ -173,15 +173,16 @@ class GpuSettings(_Section):
     Attributes:
         precision: of weights and activations; sums are kept in float32.
         preprocessing: `fast` resizes on the GPU; `exact` runs the CPU's pipeline, bit for bit.
-        max_graphs: CUDA graphs a model keeps, one per batch size and input shape; the one that was
-            not used for longest goes first. Each one costs GPU memory.
-        warm_up_batches: batch sizes made ready before the first request; those above
-            `batch.max_images` are left out.
+        max_graphs: CUDA graphs a model keeps, one per batch size and input shape; the one used
+            longest ago goes first. Each one costs GPU memory.
+        warm_up_batches: sizes of batches, made ready before the first request. A batch that is cut
+            short by `batch.max_images` or `batch.max_pixels` gets the largest of them that fits;
+            a smaller batch is filled up to the next one.
     """
 
     precision: Literal["float16", "bfloat16"] = "float16"
     preprocessing: Literal["fast", "exact"] = "fast"
-    max_graphs: PositiveInt = 32
+    max_graphs: PositiveInt = 64
     warm_up_batches: Annotated[tuple[PositiveInt, ...], NoDecode, Field(min_length=1)] = (
         1, 2, 4, 8, 16, 32, 64, 128,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 
 from model.config import TaskName
+from service.gpu_metrics import GpuCollector
 
 STAGES: Final = ("read", "decode", "queue", "infer", "postprocess", "encode")
 OUTCOMES: Final = ("ok", "invalid", "rejected", "dropped", "failed")
@@ -26,7 +27,7 @@ DECODE_ERRORS: Final = ("damaged", "unsupported", "too_large")
 _CODES: Final = (200, 400, 401, 404, 405, 406, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 _REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STAGE_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
-_BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
+_BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 UNKNOWN_MODEL: Final = "unknown"
 DISTRIBUTION: Final = "spatial-mamba-serve"
 
@@ -115,6 +116,25 @@ class Metrics:
         self.queue_age = Gauge(
             "smserve_queue_oldest_age_seconds", "Longest wait so far", ["task"], registry=registry
         )
+        self.out_of_memory = Counter(
+            "smserve_device_out_of_memory",
+            "Batches that did not fit into device memory and were repeated in halves",
+            ["task", "model"],
+            registry=registry,
+        )
+        self._create_model_metrics()
+
+    def _create_model_metrics(self) -> None:
+        registry = self.registry
+        self.warm_up_seconds = Gauge(
+            "smserve_model_warm_up_seconds",
+            "From the loaded model to its readiness",
+            ["task", "model"],
+            registry=registry,
+        )
+        self.graphs = Gauge(
+            "smserve_model_graphs", "CUDA graphs held", ["task", "model"], registry=registry
+        )
         self.model_ready = Gauge(
             "smserve_model_ready", "1 when warmed up", ["task", "model"], registry=registry
         )
@@ -150,7 +170,15 @@ class Metrics:
         self._initialise_requests(task, model)
         for outcome in OUTCOMES:
             self.images.labels(task, model, outcome)
-        for per_model in (self.batch_size, self.batches, self.pixels, self.model_ready):
+        for per_model in (
+            self.batch_size,
+            self.batches,
+            self.pixels,
+            self.out_of_memory,
+            self.warm_up_seconds,
+            self.graphs,
+            self.model_ready,
+        ):
             per_model.labels(task, model)
         self.model_info.labels(task, model, backend, device, dtype, sha256).set(1)
 
@@ -170,6 +198,14 @@ class Metrics:
         for task in TaskName:
             for gauge, reader in readers:
                 gauge.labels(task).set_function(partial(reader, task))
+
+    def watch_graphs(self, task: TaskName, model: str, count: Callable[[], float]) -> None:
+        """Read the number of a model's CUDA graphs from this function, on every scrape."""
+        self.graphs.labels(task, model).set_function(count)
+
+    def watch_gpu(self, device: str) -> None:
+        """Show the figures of a GPU (`cuda:0`) from now on; at most once for each."""
+        self.registry.register(GpuCollector(device))
 
     def observe_stages(self, task: TaskName, seconds: Mapping[str, float]) -> None:
         """One image went through these stages."""

@@ -163,8 +163,9 @@ def _launch(
 def _tiles(strips: int, C: int, with_statistics: bool) -> tuple[int, int, int]:
     """Strips and channels of a tile, and warps; statistics need all channels of a token."""
     padded = next_power_of_2(C)
-    block_c = padded if with_statistics else min(64, padded)
+    if with_statistics:
+        return 1, padded, max(1, padded // 256)
+    block_c = min(64, padded)
     if strips * padded <= 132 * 512:
-        return max(1, 256 // block_c), block_c, 2 if block_c <= 256 else 4
-    block_s = max(1, 512 // block_c)
-    return block_s, block_c, max(1, min(4, block_s * block_c // 128))
+        return max(1, 128 // block_c), block_c, 1
+    return (8, block_c, max(1, block_c // 16)) if C <= 512 else (16, 32, 4)

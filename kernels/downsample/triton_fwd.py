@@ -88,4 +88,4 @@ def depthwise_stride2_triton(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _tiles(T: int, C: int) -> tuple[int, int, int]:
     """Tokens and channels of a tile, and warps."""
     block_c = min(128, next_power_of_2(C))
-    return max(1, min(next_power_of_2(T), 1024 // block_c)), block_c, 4
+    return max(1, min(next_power_of_2(T), 2048 // block_c)), block_c, 4

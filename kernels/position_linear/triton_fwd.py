@@ -140,9 +140,8 @@ def _tiles(T: int, C: int, N: int, dtype: torch.dtype) -> tuple[int, int, int, i
     block_n = next(n for n in (128, 64, 32, 16) if half % n == 0)
     if dtype == torch.float32:
         return 16, min(32, block_n), triton.cdiv(N, min(32, block_n)), 4
-    padded = next_power_of_2(C)
-    block_t = 128 if padded <= 64 else 64
-    if T <= 132 * block_t:
+    if T <= 132 * 64:
         # too few tokens to fill the chip: the columns are shared out too
-        return min(block_t, max(16, next_power_of_2(triton.cdiv(T, 64)))), min(64, block_n), 1, 4
-    return block_t, block_n, N // block_n, 8 if padded >= 128 else 4
+        return min(64, max(16, next_power_of_2(triton.cdiv(T, 64)))), min(64, block_n), 1, 4
+    block_n = min(block_n, 64) if C <= 64 else block_n
+    return 64, block_n, N // block_n, 4

@@ -146,4 +146,4 @@ def _tiles(T: int, C: int, M: int, dtype: torch.dtype) -> tuple[int, int, int, i
         return 16, 16, 4, 1
     if T <= 132 * 64:
         return max(16, min(64, next_power_of_2(triton.cdiv(T, 132)))), 64, 4, 2
-    return (128, 64, 8, 2) if next_power_of_2(C) <= 64 else (64, 64, 4, 2)
+    return 64, 64, 4, 3

@@ -245,7 +245,9 @@ def low_rank_scan_triton(
 
 def _plan(B: int, L: int, D: int) -> tuple[int, int, int, int]:
     """Chunks of a tile, channels of a program, segments of a map, warps."""
-    block_d = min(32, max(16, next_power_of_2(D)))
+    block_d = min(64, max(16, next_power_of_2(D)))
+    if B * triton.cdiv(D, block_d) < 264:
+        block_d = min(32, block_d)
     tiles = triton.cdiv(L, 16 * STEPS)
     programs = B * triton.cdiv(D, block_d)
     if tiles < 8 or programs >= 264:

@@ -119,7 +119,7 @@ def picture_conv_triton(
 
 def _picture_tiles(T: int) -> tuple[int, int]:
     """Tokens of a tile, and warps."""
-    return (64 if T > 132 * 64 else 16), 4
+    return (128 if T > 132 * 128 else 16), 4
 
 
 @triton.jit(do_not_specialize=["T", "H", "W", "OH", "OW"])
@@ -275,4 +275,4 @@ def _conv_tiles(T: int, block_n: int, dtype: torch.dtype) -> tuple[int, int]:
     """Tokens of a tile, and warps."""
     if dtype == torch.float32 or T <= 132 * 64:
         return 16, 4
-    return (128, 4) if block_n <= 64 else (64, 8)
+    return (64, 4) if block_n <= 64 else (128, 8)

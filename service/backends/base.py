@@ -1,7 +1,7 @@
 """What the engine needs of a model, whatever computes it."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,11 @@ class PreparedImage(Protocol):
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the network's input; only equal shapes share a batch."""
+        ...
+
+    @property
+    def original_hw(self) -> tuple[int, int]:
+        """Height and width of the upright original image."""
         ...
 
 
@@ -47,4 +52,24 @@ class Backend(Protocol):
 
     def finish(self, raw: Any, prepared: Any) -> Result:
         """Raw result -> result in the coordinates of the upright original image."""
+        ...
+
+
+@runtime_checkable
+class BatchWarmUp(Protocol):
+    """What a `Backend` has, too, when each batch size must be made ready before it is used.
+
+    Attributes:
+        warm_up_batches: those sizes, in the order in which to make them ready.
+    """
+
+    warm_up_batches: tuple[int, ...]
+
+    @property
+    def graph_count(self) -> int:
+        """Recordings of a whole batch that the device can replay, held now; any thread."""
+        ...
+
+    def warm_up(self, batch_size: int) -> None:
+        """Make one size ready; called from the device thread only."""
         ...

@@ -64,14 +64,21 @@ def _is_out_of_memory(exc: BaseException) -> bool:
     )
 
 
-def _crash_if_sticky(exc: RuntimeError) -> None:
+def _crash_if_sticky(exc: BaseException) -> None:
+    if not any(_is_from_cuda(cause) for cause in _causes(exc)):
+        return
     import torch
 
-    is_from_cuda = isinstance(exc, torch.AcceleratorError)
-    if not is_from_cuda and not any(text in str(exc) for text in _CUDA_ERROR):
-        return
     try:
         # a broken context, and only that, answers every call with its error
         torch.cuda.synchronize()
     except Exception:  # noqa: BLE001 - however it fails, the device cannot be used
         raise DeviceCrash(_first_line(exc)) from exc
+
+
+def _is_from_cuda(exc: BaseException) -> bool:
+    import torch
+
+    if isinstance(exc, torch.AcceleratorError):
+        return True
+    return isinstance(exc, RuntimeError) and any(text in str(exc) for text in _CUDA_ERROR)

@@ -6,8 +6,8 @@ from typing import Literal
 
 from service.backends.base import Backend
 from service.backends.torch_backend import TorchBackend, select_device
-from service.backends.triton_backend import TritonBackend, TritonOptions
-from service.settings import SettingsError
+from service.backends.triton_backend import TritonBackend
+from service.settings import GpuSettings, SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,43 +25,38 @@ def select_backend(kind: Literal["auto", "torch", "triton"], device: str) -> Sel
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        SettingsError: `triton` without a GPU.
+        SettingsError: `triton` without a GPU that it can use.
+        UnsupportedGPUError: `auto` and a GPU that `triton` cannot use.
         ValueError: a GPU was asked for and there is none.
-        UnsupportedGPUError: there is a GPU that `triton` cannot use.
     """
-    found = select_device(device)
-    if kind == "torch" or (kind == "auto" and found == "cpu"):
-        return Selection("torch", found)
-    if found == "cpu":
-        raise SettingsError(
-            f"backend triton needs an NVIDIA GPU, found {_what_was_found(device)}; "
-            "use backend auto or torch"
-        )
-    from model.compiled.predictor import check_gpu
+    from model.compiled.errors import UnsupportedGPUError, check_gpu
 
+    if kind == "triton":
+        wanted = "cpu" if device == "cpu" else "cuda:0"
+        try:
+            check_gpu(wanted)
+        except UnsupportedGPUError as exc:
+            raise SettingsError(f"backend triton cannot be used: {exc}") from exc
+        return Selection("triton", wanted)
+    found = select_device(device)
+    if kind == "torch" or found == "cpu":
+        return Selection("torch", found)
     check_gpu(found)
     return Selection("triton", found)
 
 
-def open_backend(path: Path, selection: Selection, options: TritonOptions) -> Backend:
+def open_backend(
+    path: Path, selection: Selection, *, gpu: GpuSettings, batch_images: int
+) -> Backend:
     """Load a model file.
 
     Args:
-        options: used by `triton` alone.
+        gpu: used by `triton` alone.
+        batch_images: no batch has more.
 
     Raises:
         CheckpointError: an unusable model file.
     """
     if selection.kind == "triton":
-        return TritonBackend.open(path, device=selection.device, options=options)
+        return TritonBackend.open(path, device=selection.device, gpu=gpu, batch_images=batch_images)
     return TorchBackend.open(path, device=selection.device)
-
-
-def _what_was_found(device: str) -> str:
-    import torch
-
-    if device == "cpu":
-        return "the setting device cpu"
-    if torch.version.cuda is None:
-        return f"PyTorch {torch.__version__}, which was built without CUDA"
-    return f"no CUDA device (PyTorch {torch.__version__}, built for CUDA {torch.version.cuda})"

@@ -11,6 +11,14 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class BackendName(StrEnum):
+    """What runs networks; names of `service.settings.Settings.backend`."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    TRITON = "triton"
+
+
 class LogLevel(StrEnum):
     """Names of `service.settings.LogSettings.level`."""
 

@@ -17,7 +17,7 @@ from service.cli.inputs import OverlayNames, Picture
 from service.overlay import draw_overlay
 
 if TYPE_CHECKING:
-    from model.predictor import Predictor, Prepared
+    from service.backends.base import Backend, PreparedImage
 
 # what a damaged, unreadable or hostile file, a full disk or an exhausted device raise
 _ITEM_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
@@ -55,9 +55,9 @@ class _Job:
     """One picture under way. `decoding`, then `prepared`, then `finishing`, or `error`."""
 
     picture: Picture
-    decoding: "Future[tuple[Prepared, float]]"
+    decoding: "Future[tuple[PreparedImage, float]]"
     overlay_path: Path | None
-    prepared: "Prepared | None" = None
+    prepared: "PreparedImage | None" = None
     finishing: "Future[bytes] | None" = None
     error: str | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
@@ -71,8 +71,8 @@ class Pipeline:
     drawings read the file again.
     """
 
-    def __init__(self, predictor: "Predictor", options: PipelineOptions) -> None:
-        self._predictor = predictor
+    def __init__(self, backend: "Backend", options: PipelineOptions) -> None:
+        self._backend = backend
         self._options = options
         self._window: deque[_Job] = deque()
         self._max_window = 2 * options.batch_size + options.num_threads
@@ -120,10 +120,10 @@ class Pipeline:
             # nothing more can join: the window is full, or the pictures are at their end
             self._infer(next(group for group in groups if oldest in group))
 
-    def _decode(self, path: Path) -> "tuple[Prepared, float]":
+    def _decode(self, path: Path) -> "tuple[PreparedImage, float]":
         start = time.perf_counter()
         rgb = decode_rgb(path.read_bytes(), limits=self._options.limits)
-        return self._predictor.prepare(rgb), _ms_since(start)
+        return self._backend.prepare(rgb), _ms_since(start)
 
     def _collect_decoded(self) -> None:
         for job in self._window:
@@ -145,7 +145,7 @@ class Pipeline:
         batch = [job.prepared for job in jobs if job.prepared is not None]
         start = time.perf_counter()
         try:
-            raws = self._predictor.infer(batch, [self._options.params] * len(batch))
+            raws = self._backend.infer(batch, [self._options.params] * len(batch))
         except (ValueError, RuntimeError, MemoryError) as exc:
             if len(jobs) == 1:
                 jobs[0].error = _reason(exc)
@@ -163,9 +163,9 @@ class Pipeline:
         if job.prepared is None:
             raise ValueError(f"{job.picture.name} has no input")
         start = time.perf_counter()
-        result = self._predictor.finish(raw, job.prepared)
+        result = self._backend.finish(raw, job.prepared)
         height, width = job.prepared.original_hw
-        spec = self._predictor.spec
+        spec = self._backend.spec
         if job.overlay_path is not None:
             rgb = decode_rgb(job.picture.path.read_bytes(), limits=self._options.limits)
             if rgb.shape[:2] != (height, width):

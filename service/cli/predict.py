@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from model.config import TaskName
-from service.cli.choices import Device, Masks
+from service.cli.choices import BackendName, Device, Masks
 from service.cli.console import EXIT_FAILURE, UsageError, say_error, stderr
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from model.config import ModelSpec
-    from model.predictor import Predictor
     from model.results import Params
     from service.answers import AnswerOptions
+    from service.backends.base import Backend
     from service.cli.inputs import Picture
     from service.cli.pipeline import Pipeline
 
@@ -54,6 +54,9 @@ def predict(
     ] = None,
     masks: Annotated[Masks, typer.Option(help="Form of the masks.")] = Masks.RLE,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    backend: Annotated[
+        BackendName, typer.Option(help="What computes: auto is triton on a GPU, else torch.")
+    ] = BackendName.AUTO,
     threads: Annotated[
         int | None, typer.Option(help="Threads that decode and draw.", min=1, max=256)
     ] = None,
@@ -66,30 +69,33 @@ def predict(
     from model.images import DecodeLimits
     from service.cli.inputs import find_pictures
     from service.cli.pipeline import Pipeline, PipelineOptions
+    from service.engine.device import DeviceCrash
 
     pictures = list(find_pictures(inputs))
     if not pictures:
         raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}")
-    predictor = _open_model(task, model, device)
+    path = _model_file(task, model)
+    opened = _open_model(path, backend, device, batch_size)
     options = PipelineOptions(
         params=_params(task, threshold, max_detections, masks),
-        answer=_answer_options(predictor.spec, threshold, top_k, classes, masks),
+        answer=_answer_options(opened.spec, threshold, top_k, classes, masks),
         limits=DecodeLimits(),
         batch_size=batch_size,
         num_threads=threads or min(os.cpu_count() or 1, 16),
         overlay_folder=overlay,
     )
     with _json_lines(json) as lines:
-        num_bad = _run(Pipeline(predictor, options), pictures, lines)
+        try:
+            num_bad = _run(Pipeline(opened, options), pictures, lines)
+        except DeviceCrash as exc:
+            raise RuntimeError(f"the GPU failed: {exc}") from exc
     if num_bad:
         say_error(f"{num_bad} of {len(pictures)} images failed")
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _open_model(task: TaskName, path: Path | None, device: Device) -> "Predictor":
+def _model_file(task: TaskName, path: Path | None) -> Path:
     from model.checkpoint import read_spec
-    from model.predictor import Predictor
-    from service.backends.torch_backend import select_device
     from service.shipped import shipped_models
 
     if path is None:
@@ -100,7 +106,15 @@ def _open_model(task: TaskName, path: Path | None, device: Device) -> "Predictor
     spec = read_spec(path)
     if spec.task != task:
         raise UsageError(f"{path} is a model for {spec.task}, asked for {task}")
-    return Predictor.load(path, device=select_device(device))
+    return path
+
+
+def _open_model(path: Path, backend: BackendName, device: Device, batch_size: int) -> "Backend":
+    from service.backends.selection import open_backend, select_backend
+    from service.settings import GpuSettings
+
+    selection = select_backend(backend.value, device)
+    return open_backend(path, selection, gpu=GpuSettings(), batch_images=batch_size)
 
 
 def _params(task: TaskName, threshold: float | None, max_detections: int, masks: Masks) -> "Params":

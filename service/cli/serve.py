@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.choices import Device, LogFormat, LogLevel
+from service.cli.choices import BackendName, Device, LogFormat, LogLevel
 
 
 def serve(
@@ -19,6 +19,9 @@ def serve(
         typer.Option("--demo-models/--no-demo-models", help="Serve the models that ship, too."),
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Where to compute.")] = None,
+    backend: Annotated[
+        BackendName | None, typer.Option(help="What computes: auto is triton on a GPU, else torch.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     torch_threads: Annotated[
         int | None, typer.Option(help="CPU threads of the network.", min=1)
@@ -48,6 +51,7 @@ def serve(
         models_dir=models,
         demo_models=demo_models,
         device=device,
+        backend=backend,
         config=config,
         torch_threads=torch_threads,
         pool_size=pool_size,

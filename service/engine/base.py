@@ -49,7 +49,7 @@ class ServedModel:
     """A model that answers.
 
     Attributes:
-        backend: `torch` or `stub`.
+        backend: `torch`, `triton` or `stub`.
         device: where it computes, e.g. `cpu` or `cuda:0`.
         dtype: of the computation.
         sha256: of the model file, hexadecimal; None when there is no file.
@@ -78,7 +78,7 @@ class EngineStatus:
 
     Attributes:
         heartbeat_age_s: since the device thread last showed itself.
-        detail: for people; the reason of a failure.
+        detail: for people; the progress of the start, the reason of a failure.
     """
 
     state: EngineState

@@ -46,7 +46,11 @@ class BatchKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """Sizes of batches and of the queue; times in seconds."""
+    """Sizes of batches and of the queue; times in seconds.
+
+    Attributes:
+        batch_sizes: a batch that is cut short gets the largest of these that fits; none: any size.
+    """
 
     max_batch_images: int
     max_batch_pixels: int
@@ -54,6 +58,7 @@ class BatchLimits:
     max_age_s: float
     max_queue_images: int
     max_queue_pixels: int
+    batch_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,12 @@ class Batcher(Generic[ItemT, ResultT]):
         for key, bucket in self._buckets.items():
             yield key, len(bucket), max(0.0, now - bucket[0].enqueued_at)
 
+    def batch_cap(self, key: BatchKey) -> int:
+        """Most images of a batch."""
+        limits = self.limits
+        most = max(1, min(limits.max_batch_images, limits.max_batch_pixels // max(1, key.pixels)))
+        return max((size for size in limits.batch_sizes if size <= most), default=most)
+
     def predicted_wait_s(self) -> float | None:
         """Time the present work needs; None while nothing has been measured."""
         queued = self._throughput.seconds(
@@ -225,7 +236,7 @@ class Batcher(Generic[ItemT, ResultT]):
         while delay > 0 and self._buckets and self._closed is None:
             oldest = min(bucket[0].enqueued_at for bucket in self._buckets.values())
             remaining = oldest + delay - self._clock()
-            is_full = any(len(b) >= self._batch_cap(k) for k, b in self._buckets.items())
+            is_full = any(len(b) >= self.batch_cap(k) for k, b in self._buckets.items())
             if is_full or remaining <= 0:
                 return
             self._changed.clear()
@@ -235,10 +246,6 @@ class Batcher(Generic[ItemT, ResultT]):
             except TimeoutError:
                 return
 
-    def _batch_cap(self, key: BatchKey) -> int:
-        by_pixels = self.limits.max_batch_pixels // max(1, key.pixels)
-        return max(1, min(self.limits.max_batch_images, by_pixels))
-
     def _take(self) -> list[_Entry[ItemT, ResultT]]:
         """The next batch; expired and abandoned entries are dropped on the way."""
         self._drop_dead()
@@ -247,12 +254,12 @@ class Batcher(Generic[ItemT, ResultT]):
         now = self._clock()
         oldest = min(self._buckets, key=lambda key: self._buckets[key][0].enqueued_at)
         largest = max(
-            self._buckets, key=lambda key: min(len(self._buckets[key]), self._batch_cap(key))
+            self._buckets, key=lambda key: min(len(self._buckets[key]), self.batch_cap(key))
         )
         waited = now - self._buckets[oldest][0].enqueued_at
         key = oldest if waited > self.limits.max_age_s else largest
         bucket = self._buckets[key]
-        batch = [bucket.popleft() for _ in range(min(len(bucket), self._batch_cap(key)))]
+        batch = [bucket.popleft() for _ in range(min(len(bucket), self.batch_cap(key)))]
         del self._buckets[key]
         if bucket:
             self._buckets[key] = bucket

@@ -5,10 +5,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from model.config import TaskName
 from model.images import (
@@ -19,13 +17,15 @@ from model.images import (
     decode_rgb,
     read_header,
 )
-from model.results import ClassifyParams, DetectParams, Params, SegmentParams
-from service.backends.base import Backend, PreparedImage
+from model.results import Params
+from service.backends.base import Backend, BatchWarmUp, PreparedImage
+from service.capacity import capacity_for
 from service.catalog import CatalogEntry, open_catalog
 from service.engine.base import EngineState, EngineStatus, Job, Outcome, ServedModel
 from service.engine.batcher import Batcher, BatchKey, BatchLimits
 from service.engine.budget import Allowance, Turnstile
-from service.engine.device import DeviceThread
+from service.engine.device import DeviceOutOfMemoryError, DeviceThread
+from service.engine.warm_up import warm_up
 from service.errors import (
     ClientGoneError,
     DeadlineExceededError,
@@ -41,11 +41,8 @@ from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
-_WARM_UP_PARAMS: dict[TaskName, Params] = {
-    TaskName.CLASSIFY: ClassifyParams(),
-    TaskName.DETECT: DetectParams(),
-    TaskName.SEGMENT: SegmentParams(),
-}
+# nothing is accepted before the models and with them the device are there
+_UNTIL_LOADED: Final = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +77,11 @@ class LocalEngine:
         self._entries: dict[str, CatalogEntry] = {}
         self._device = DeviceThread(lambda cause: self._fail(f"the device thread died: {cause}"))
         self._batcher: Batcher[_Work, Any] = Batcher(
-            self._run_batch, _batch_limits(settings), _BatchMetrics(self)
+            self._run_batch, _batch_limits(settings, _UNTIL_LOADED), _BatchMetrics(self)
         )
         self._runner: asyncio.Task[None] | None = None
         queue = settings.queue
-        self._images = Allowance(queue.max_images, "images")
+        self._images = Allowance(self._batcher.limits.max_queue_images, "images")
         self._source_pixels = Allowance(queue.max_source_pixels, "pixels of pictures")
         self._decode_turn = Turnstile(queue.max_decode_pixels)
         self._decode_limits = DecodeLimits(
@@ -96,6 +93,7 @@ class LocalEngine:
         try:
             self._device.start()
             entries = await asyncio.to_thread(self._open_entries, self._settings)
+            self._adapt(entries[0].backend)
             for entry in entries:
                 await self._warm_up(entry)
         except Exception as exc:
@@ -184,10 +182,23 @@ class LocalEngine:
     async def _run_batch(self, key: BatchKey, batch: Sequence[_Work]) -> Sequence[Any]:
         backend = self._entries[key.model].backend
         images, params = [work.prepared for work in batch], [work.params for work in batch]
-        return await self._device.run(lambda: backend.infer(images, params))
+        try:
+            return await self._device.run(lambda: backend.infer(images, params))
+        except DeviceOutOfMemoryError:
+            self._metrics.out_of_memory.labels(self.task_of(key.model), key.model).inc()
+            raise
+
+    def _adapt(self, backend: Backend) -> None:
+        """To the device, which is known once the models are loaded."""
+        limits = _batch_limits(self._settings, backend.device)
+        if isinstance(backend, BatchWarmUp):
+            limits = replace(limits, batch_sizes=self._settings.gpu.warm_up_batches)
+        self._batcher.limits = limits
+        self._images.limit = limits.max_queue_images
+        if backend.device.startswith("cuda"):
+            self._metrics.watch_gpu(backend.device)
 
     async def _warm_up(self, entry: CatalogEntry) -> None:
-        """One run from end to end: a model that cannot do it must not become ready."""
         backend, spec = entry.backend, entry.model.spec
         self._metrics.add_model(
             spec.task,
@@ -197,12 +208,21 @@ class LocalEngine:
             dtype=backend.dtype,
             sha256=backend.sha256 or "",
         )
-        rgb = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-        prepared = await self._pool.run(backend.prepare, rgb)
-        params = [_WARM_UP_PARAMS[spec.task]]
-        raw = await self._device.run(lambda: backend.infer([prepared], params))
-        await self._pool.run(backend.finish, raw[0], prepared)
+        if isinstance(backend, BatchWarmUp):
+            self._metrics.watch_graphs(spec.task, spec.name, lambda: backend.graph_count)
+        seconds = await warm_up(
+            backend,
+            pool=self._pool,
+            device=self._device,
+            batch_cap=lambda shape: self._batcher.batch_cap(BatchKey(spec.name, shape)),
+            tell=self._tell,
+        )
+        self._metrics.warm_up_seconds.labels(spec.task, spec.name).set(seconds)
         self._metrics.model_ready.labels(spec.task, spec.name).set(1)
+
+    def _tell(self, progress: str) -> None:
+        if self._state is EngineState.STARTING:
+            self._detail = progress
 
     def _watch_queue(self) -> None:
         def waiting(task: TaskName) -> list[tuple[BatchKey, int, float]]:
@@ -301,13 +321,13 @@ class _BatchMetrics:
         self._engine.metrics.dropped.labels(reason).inc()
 
 
-def _batch_limits(settings: Settings) -> BatchLimits:
-    batch, queue = settings.batch, settings.queue
+def _batch_limits(settings: Settings, device: str) -> BatchLimits:
+    capacity = capacity_for(settings, device)
     return BatchLimits(
-        max_batch_images=batch.max_images,
-        max_batch_pixels=batch.max_pixels,
-        max_delay_s=batch.max_delay_ms / 1000,
-        max_age_s=batch.max_age_ms / 1000,
-        max_queue_images=queue.max_images,
-        max_queue_pixels=queue.max_pixels,
+        max_batch_images=capacity.batch_images,
+        max_batch_pixels=capacity.batch_pixels,
+        max_delay_s=settings.batch.max_delay_ms / 1000,
+        max_age_s=settings.batch.max_age_ms / 1000,
+        max_queue_images=capacity.queue_images,
+        max_queue_pixels=capacity.queue_pixels,
     )

@@ -1,0 +1,172 @@
+"""Captured CUDA graphs: what a batch launches, recorded once for every size and then replayed."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from model.compiled.errors import GraphCaptureError
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+InputsT = TypeVar("InputsT")
+OutputsT = TypeVar("OutputsT")
+
+
+class Recording(Protocol):
+    """One recorded function."""
+
+    def replay(self) -> Any:
+        """Run it again on the inputs as they are now -> its outputs."""
+        ...
+
+    def close(self) -> None:
+        """Give its memory back to the recorder."""
+        ...
+
+
+Recorder = Callable[[Callable[[], Any]], Recording]
+
+
+@dataclass(slots=True)
+class _Entry(Generic[InputsT]):
+    inputs: InputsT
+    recording: Recording
+
+
+class GraphCache(Generic[KeyT, InputsT, OutputsT]):
+    """Recorded functions by key; belongs to the thread that owns the device.
+
+    What a replay returns is overwritten by the next replay of any key, since all recordings share
+    their memory: copy it away on the same stream first.
+    """
+
+    def __init__(self, max_graphs: int, recorder: Recorder) -> None:
+        """Empty.
+
+        Args:
+            max_graphs: more than these and the one replayed longest ago is dropped.
+            recorder: of `make_recorder`.
+
+        Raises:
+            ValueError: max_graphs is less than 1.
+        """
+        if max_graphs < 1:
+            raise ValueError(f"at least one graph is needed, got max_graphs={max_graphs}")
+        self._max_graphs = max_graphs
+        self._recorder = recorder
+        self._entries: OrderedDict[KeyT, _Entry[InputsT]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def keys(self) -> list[KeyT]:
+        """The one that would be dropped next comes first."""
+        return list(self._entries)
+
+    def capture(self, key: KeyT, function: Callable[[InputsT], OutputsT], inputs: InputsT) -> None:
+        """Record `function(inputs)`; a recording under the same key is replaced.
+
+        Args:
+            function: same launches whatever the values; see `torch.cuda.graph`.
+            inputs: kept, and read anew by every replay.
+
+        Raises:
+            GraphCaptureError: it failed; all other recordings still work.
+        """
+        if key in self._entries:
+            self._drop(key)
+        while len(self._entries) >= self._max_graphs:
+            self._drop(next(iter(self._entries)))
+        try:
+            recording = self._recorder(lambda: function(inputs))
+        except Exception as exc:
+            raise GraphCaptureError(f"could not record {key}: {exc}") from exc
+        self._entries[key] = _Entry(inputs, recording)
+
+    def inputs(self, key: KeyT) -> InputsT:
+        """What the recording reads.
+
+        Raises:
+            KeyError: not recorded.
+        """
+        return self._entries[key].inputs
+
+    def replay(self, key: KeyT) -> OutputsT:
+        """Run on the current stream; returns before it is done.
+
+        Raises:
+            KeyError: not recorded.
+        """
+        entry = self._entries[key]
+        self._entries.move_to_end(key)
+        outputs: OutputsT = entry.recording.replay()
+        return outputs
+
+    def _drop(self, key: KeyT) -> None:
+        self._entries.pop(key).recording.close()
+
+
+def make_recorder(device: torch.device) -> Recorder:
+    """CUDA graphs on a CUDA device; elsewhere replaying is running the function."""
+    return _CudaRecorder(device) if device.type == "cuda" else _Direct
+
+
+class _Direct:
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def replay(self) -> Any:
+        return self._function()
+
+    def close(self) -> None:
+        pass
+
+
+class _CudaRecorder:
+    """Captures on a stream of its own, always the same: the memory pool keeps blocks by stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Any]) -> "_CudaGraph":
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        # kernels are compiled and libraries allocate their workspaces, which a capture must not
+        with torch.cuda.stream(self._stream):
+            function()
+        current.wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # other threads may use pinned memory meanwhile, which the default mode forbids
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                outputs = function()
+        except BaseException:
+            graph.reset()
+            raise
+        return _CudaGraph(graph, outputs, self._device)
+
+
+class _CudaGraph:
+    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: Any, device: torch.device) -> None:
+        self._graph = graph
+        self._outputs = outputs
+        self._device = device
+
+    def replay(self) -> Any:
+        self._graph.replay()
+        return self._outputs
+
+    def close(self) -> None:
+        # a replay may still be running on this memory
+        torch.cuda.synchronize(self._device)
+        self._outputs = None
+        self._graph.reset()

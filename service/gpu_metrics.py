@@ -1,0 +1,78 @@
+"""The GPU's own figures on `/metrics`, read from its driver when scraped."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pynvml
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+log = logging.getLogger(__name__)
+
+
+class GpuCollector(Collector):
+    """Memory and utilisation of one GPU; a figure that cannot be read is left out.
+
+    Args:
+        device: as torch names it, e.g. `cuda:0`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._gpu = device.partition(":")[2] or "0"
+        self._handle: Any = None
+        try:
+            self._name, self._uuid = _name_and_uuid(device)
+            pynvml.nvmlInit()
+            self._handle = _find_handle(self._uuid)
+        except Exception as exc:  # noqa: BLE001 - metrics of the GPU are no reason not to serve
+            log.warning("no GPU metrics", extra={"device": device, "reason": str(exc)})
+
+    def collect(self) -> Iterable[Metric]:
+        if self._handle is None:
+            return
+        info = GaugeMetricFamily("smserve_gpu_info", "Always 1", labels=["gpu", "name", "uuid"])
+        info.add_metric([self._gpu, self._name, self._uuid], 1)
+        yield info
+        yield from self._family(
+            "smserve_gpu_memory_used_bytes",
+            "Device memory in use, by all processes",
+            lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle).used,
+        )
+        yield from self._family(
+            "smserve_gpu_memory_total_bytes",
+            "Device memory",
+            lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+        )
+        yield from self._family(
+            "smserve_gpu_utilization_ratio",
+            "Part of the last second or less in which a kernel was running",
+            lambda handle: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+        )
+
+    def _family(self, name: str, text: str, read: Callable[[Any], float]) -> Iterator[Metric]:
+        try:
+            value = read(self._handle)
+        except pynvml.NVMLError as exc:
+            log.debug("NVML failed", extra={"metric": name, "reason": str(exc)})
+            return
+        family = GaugeMetricFamily(name, text, labels=["gpu"])
+        family.add_metric([self._gpu], value)
+        yield family
+
+
+def _name_and_uuid(device: str) -> tuple[str, str]:
+    """CUDA numbers the devices it may see, NVML all of them; only the UUID is the same."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    return properties.name, str(properties.uuid)
+
+
+def _find_handle(uuid: str) -> Any:
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        # a part of a GPU (MIG)
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
