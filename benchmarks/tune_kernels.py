@@ -9,7 +9,7 @@ import argparse
 import importlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,64 @@ from typing import Any
 import torch
 import triton
 
+from kernels.layout import next_power_of_2
+from kernels.linear.reference import Activation
 from model.config import variant
 
 Tiles = tuple[int, ...]
 EPS = 1e-5
+SCAN_TILES = (
+    (16, 64, 1, 4, 255),
+    (8, 64, 1, 4, 255),
+    (16, 64, 1, 4, 168),
+    (16, 32, 1, 4, 128),
+    (8, 32, 1, 2, 255),
+    (8, 32, 1, 4, 255),
+)
+DEPTHWISE_TILES = ((8, 64, 4), (16, 32, 4), (4, 64, 2), (8, 64, 2), (4, 128, 4))
+READOUT_TILES = (
+    (8, 64, 4, 168),
+    (8, 64, 4, 128),
+    (4, 64, 2, 168),
+    (8, 64, 2, 255),
+    (8, 32, 1, 255),
+    (16, 32, 4, 168),
+)
+GATED_TILES = (
+    (64, 64, 64, 4, 3),
+    (64, 128, 64, 4, 3),
+    (64, 256, 64, 8, 3),
+    (128, 64, 64, 8, 3),
+    (128, 128, 64, 8, 3),
+    (64, 64, 128, 4, 2),
+    (64, 128, 128, 8, 2),
+    (32, 256, 64, 4, 3),
+    (32, 128, 64, 4, 3),
+)
+MLP_TILES = (
+    (64, 64, 4, 2),
+    (64, 64, 4, 3),
+    (64, 128, 8, 2),
+    (128, 64, 8, 2),
+    (128, 64, 8, 3),
+    (64, 32, 4, 3),
+)
+LINEAR_TILES = (
+    (128, 128, 64, 8, 3),
+    (128, 128, 64, 4, 3),
+    (128, 64, 64, 4, 3),
+    (64, 128, 64, 4, 3),
+    (128, 256, 64, 8, 3),
+    (64, 256, 64, 8, 3),
+    (128, 128, 32, 8, 4),
+)
+NARROW_TILES = (
+    (64, 16, 64, 4, 3),
+    (128, 16, 64, 4, 3),
+    (128, 32, 64, 4, 3),
+    (64, 64, 64, 4, 4),
+    (128, 64, 64, 4, 3),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,202 +107,123 @@ def exact(*shape: int) -> torch.Tensor:
     return torch.randn(shape, device="cuda") * 0.3
 
 
-def call(module: str, function: str) -> Callable[..., Any]:
-    return getattr(importlib.import_module(module), function)
-
-
 def stage_trials(B: int, side: int, C: int) -> Iterator[Trial]:
     """All kernels of one stage."""
-    E, T, R = 2 * C, B * side * side, -(-C // 16)
-    unit = T * C * 2
-    small = T * (R + 2) * 4
-    where = f"{side}x{side} C{C}"
-    yield from _depthwise_trials(B, side, C, where, unit)
-    yield from _scan_trials(B, side, C, where, 2 * 2 * unit + small)
-    yield from _fusion_trials(B, side, C, where, unit, small)
-    if C <= 256:
-        yield from _fused_trials(B, side, C, where, unit)
-    yield from _linear_trials(B, side, C, where, unit)
-    if side % 2 == 0:
-        module = "kernels.downsample.triton_fwd"
-        for tiles in ((8, 128, 4), (16, 64, 4), (16, 128, 4), (32, 64, 4), (8, 64, 2)):
-            yield Trial(
-                f"depthwise_stride2 {where}",
-                module,
-                "_tiles",
-                tiles,
-                lambda: _bind(
-                    module_of("downsample"),
-                    "depthwise_stride2_triton",
-                    half(B, side, side, 8 * C),
-                    exact(9, 8 * C),
-                    exact(8 * C),
-                ),
-                10 * unit,
-            )
-
-
-def module_of(op: str) -> str:
-    return f"kernels.{op}.triton_fwd"
-
-
-def _bind(module: str, function: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    target = call(module, function)
-    return lambda: target(*args, **kwargs)
-
-
-def _scan_trials(B: int, side: int, C: int, where: str, traffic: int) -> Iterator[Trial]:
     E, R = 2 * C, -(-C // 16)
-    for tiles in (
-        (16, 32, 1, 4),
-        (16, 16, 1, 4),
-        (16, 16, 1, 2),
-        (16, 64, 1, 8),
-        (16, 64, 1, 4),
-        (32, 32, 1, 8),
-        (16, 32, 1, 2),
-        (16, 128, 1, 8),
-    ):
-        yield Trial(
-            f"scan {where}",
-            module_of("selective_scan"),
-            "_plan",
-            tiles,
-            lambda: _bind(
-                module_of("selective_scan"),
-                "low_rank_scan_triton",
-                half(B, side, side, E),
-                half(B, side, side, R + 2),
-                half(R, E),
-                exact(E) - 2,
-                -exact(E).abs(),
-            ),
-            traffic,
-        )
+    unit = B * side * side * C * 2
+    small = B * side * side * (R + 2) * 2
 
+    def trials(
+        name: str,
+        op: str,
+        function: str,
+        traffic: int,
+        options: Iterable[Tiles],
+        make: Callable[[], Callable[[], Any]],
+    ) -> Iterator[Trial]:
+        for tiles in options:
+            yield Trial(f"{name} {side}x{side} C{C}", module_of(op), function, tiles, make, traffic)
 
-def _depthwise_trials(B: int, side: int, C: int, where: str, unit: int) -> Iterator[Trial]:
-    module, E = module_of("depthwise"), 2 * C
-    for tiles in (
-        (8, 64, 4),
-        (8, 64, 2),
-        (4, 64, 2),
-        (16, 32, 4),
-        (4, 64, 1),
-        (16, 32, 2),
-        (4, 128, 4),
-        (8, 32, 1),
-        (2, 128, 1),
-    ):
-        yield Trial(
-            f"conv_silu {where}",
-            module,
-            "_tiles",
-            tiles,
-            lambda: _bind(
-                module,
-                "conv_silu_triton",
-                half(B, side, side, 2 * E)[..., :E],
-                exact(9, E),
-                exact(E),
-            ),
-            4 * unit,
-        )
-    for strips, warps in ((8, 4), (4, 2), (4, 4), (2, 2), (2, 4), (1, 1), (1, 2), (1, 4)):
-        if 2 <= strips * C // (32 * warps) <= 16 and C >= 256:
-            yield Trial(
-                f"position_encoding {where}",
-                module,
-                "_tiles",
-                (strips, C, warps),
-                lambda: _bind(
-                    module,
-                    "position_encoding_triton",
-                    half(B, side, side, C),
-                    exact(9, C),
-                    exact(C),
-                    EPS,
-                ),
-                2 * unit,
-            )
+    def shaped(channels: int) -> torch.Tensor:
+        return half(B, side, side, channels)
 
-
-def _fusion_trials(B: int, side: int, C: int, where: str, unit: int, small: int) -> Iterator[Trial]:
-    E, R, module = 2 * C, -(-C // 16), module_of("state_fusion")
-
-    def make() -> Callable[[], Any]:
-        return _bind(
-            module,
-            "gated_fusion_triton",
-            half(B, side, side, E),
-            half(B, side, side, E),
-            half(B, side, side, R + 2),
-            half(B, side, side, 2 * E)[..., E:],
+    yield from trials(
+        "scan",
+        "selective_scan",
+        "_plan",
+        4 * unit + small,
+        SCAN_TILES,
+        lambda: _bind(
+            "selective_scan",
+            "low_rank_scan_triton",
+            shaped(E),
+            shaped(R + 2),
+            half(R, E),
+            exact(E) - 2,
+            -exact(E).abs(),
+        ),
+    )
+    yield from trials(
+        "conv_silu",
+        "depthwise",
+        "_tiles",
+        4 * unit,
+        DEPTHWISE_TILES,
+        lambda: _bind(
+            "depthwise", "conv_silu_triton", shaped(2 * E)[..., :E], exact(9, E), exact(E)
+        ),
+    )
+    yield from trials(
+        "fused_readout",
+        "state_fusion",
+        "_tiles",
+        6 * unit + small,
+        READOUT_TILES,
+        lambda: _bind(
+            "state_fusion",
+            "fused_readout_triton",
+            shaped(E),
+            shaped(E),
+            shaped(R + 2),
             exact(25, E),
             exact(E),
+        ),
+    )
+    yield from trials(
+        "gated_linear",
+        "gated_linear",
+        "_tiles",
+        6 * unit,
+        GATED_TILES,
+        lambda: _bind(
+            "gated_linear",
+            "gated_linear_triton",
+            shaped(E),
+            shaped(2 * E)[..., E:],
             exact(E),
             exact(E),
+            half(C, E),
+            shaped(C),
             EPS,
-        )
-
-    for strips in (1, 2, 4, 8, 16):
-        for warps in (1, 2, 4, 8):
-            if 4 <= strips * E // (32 * warps) <= 8:
-                yield Trial(
-                    f"gated_fusion {where}",
-                    module,
-                    "_tiles",
-                    (strips, warps),
-                    make,
-                    8 * unit + small,
-                )
-
-
-def _fused_trials(B: int, side: int, C: int, where: str, unit: int) -> Iterator[Trial]:
-    for tiles in (
-        (64, 128, 4 * C // 128, 4),
-        (64, 128, 4 * C // 128, 8),
-        (64, 64, 4 * C // 64, 4),
-        (64, 64, 4 * C // 64, 8),
-        (128, 64, 4 * C // 64, 8),
-        (128, 128, 4 * C // 128, 8),
-    ):
-        yield Trial(
-            f"position_linear {where}",
-            module_of("position_linear"),
+        ),
+    )
+    if C <= 128:
+        yield from trials(
+            "position_linear",
+            "position_linear",
             "_tiles",
-            tiles,
+            6 * unit,
+            [
+                (t, n, 4 * C // n, w)
+                for t, n, w in (
+                    (64, 128, 4),
+                    (64, 64, 4),
+                    (64, 128, 8),
+                    (128, 64, 8),
+                    (128, 128, 8),
+                )
+            ],
             lambda: _bind(
-                module_of("position_linear"),
+                "position_linear",
                 "position_linear_triton",
-                half(B, side, side, C),
+                shaped(C),
                 exact(9, C),
                 exact(C),
                 half(4 * C, C),
                 exact(4 * C),
                 EPS,
             ),
-            6 * unit,
         )
-    for tiles in (
-        (64, 64, 4, 2),
-        (64, 128, 8, 2),
-        (128, 64, 8, 2),
-        (64, 64, 8, 2),
-        (64, 32, 4, 2),
-        (128, 128, 8, 2),
-        (64, 64, 4, 3),
-        (128, 64, 8, 3),
-    ):
-        yield Trial(
-            f"position_mlp {where}",
-            module_of("position_mlp"),
+        yield from trials(
+            "position_mlp",
+            "position_mlp",
             "_tiles",
-            tiles,
+            2 * unit,
+            MLP_TILES,
             lambda: _bind(
-                module_of("position_mlp"),
+                "position_mlp",
                 "position_mlp_triton",
-                half(B, side, side, C),
+                shaped(C),
                 exact(9, C),
                 exact(C),
                 half(4 * C, C),
@@ -257,62 +232,101 @@ def _fused_trials(B: int, side: int, C: int, where: str, unit: int) -> Iterator[
                 exact(C),
                 EPS,
             ),
+        )
+    else:
+        yield from trials(
+            "position_encoding",
+            "depthwise",
+            "_tiles",
             2 * unit,
+            [(s, next_power_of_2(C), w) for s, w in ((1, 1), (1, 2), (2, 2), (2, 4))],
+            lambda: _bind(
+                "depthwise", "position_encoding_triton", shaped(C), exact(9, C), exact(C), EPS
+            ),
+        )
+    yield from _linear_trials(trials, shaped, C, unit, B * side * side)
+    if side % 2 == 0:
+        yield from trials(
+            "depthwise_stride2",
+            "downsample",
+            "_tiles",
+            10 * unit,
+            ((8, 128, 4), (16, 64, 4), (16, 128, 4), (32, 64, 4), (8, 64, 2)),
+            lambda: _bind(
+                "downsample",
+                "depthwise_stride2_triton",
+                shaped(8 * C),
+                exact(9, 8 * C),
+                exact(8 * C),
+            ),
         )
 
 
-def _linear_trials(B: int, side: int, C: int, where: str, unit: int) -> Iterator[Trial]:
-    shapes = {
-        "gate": (C, 4 * C, "silu_second_half"),
-        "gelu": (C, 4 * C, "gelu"),
-        "out": (2 * C, C, "none"),
+def _linear_trials(
+    trials: Callable[..., Iterator[Trial]],
+    shaped: Callable[[int], torch.Tensor],
+    C: int,
+    unit: int,
+    T: int,
+) -> Iterator[Trial]:
+    shapes: dict[str, tuple[int, int, Activation]] = {
         "x_proj": (2 * C, -(-C // 16) + 2, "none"),
-        "fc2": (4 * C, C, "none"),
         "expand": (C, 8 * C, "relu"),
     }
+    if C > 128:
+        shapes |= {
+            "gate": (C, 4 * C, "silu_second_half"),
+            "gelu": (C, 4 * C, "gelu"),
+            "fc2": (4 * C, C, "none"),
+        }
     for name, (K, N, activation) in shapes.items():
-        if name in ("gate", "gelu", "fc2") and C < 256:
-            continue
-        norm = name in ("gate", "gelu")
-        for tiles in (
-            (128, 128, 64, 8, 3),
-            (128, 128, 64, 4, 3),
-            (128, 64, 64, 4, 3),
-            (64, 128, 64, 4, 3),
-            (128, 256, 64, 8, 3),
-            (128, 128, 64, 8, 4),
-            (64, 64, 64, 4, 4),
-        ):
-            yield Trial(
-                f"linear_{name} {where}",
-                module_of("linear"),
-                "_tiles",
-                tiles,
-                lambda K=K, N=N, activation=activation, norm=norm, name=name: _bind(
-                    module_of("linear"),
-                    "linear_triton",
-                    half(B, side, side, K),
-                    half(N, K),
-                    exact(N),
-                    colsum=exact(N) if norm else None,
-                    statistics=exact(2, B, side, side) if norm else None,
-                    activation=activation,
-                    residual=half(B, side, side, N) if name in ("out", "fc2") else None,
-                ),
-                (K + N + (N if name in ("out", "fc2") else 0)) * (unit // C),
+        statistics = (lambda: exact(2, T)) if name in ("gate", "gelu") else (lambda: None)
+
+        def make(
+            K: int = K,
+            N: int = N,
+            activation: Activation = activation,
+            name: str = name,
+            statistics: Any = statistics,
+        ) -> Callable[[], Any]:
+            normed = statistics()
+            return _bind(
+                "linear",
+                "linear_triton",
+                shaped(K),
+                half(N, K),
+                exact(N),
+                colsum=None if normed is None else exact(N),
+                statistics=normed,
+                activation=activation,
+                residual=shaped(N) if name == "fc2" else None,
             )
+
+        traffic = (K + N + (N if name == "fc2" else 0)) * (unit // C)
+        tiles = NARROW_TILES if name == "x_proj" else LINEAR_TILES
+        yield from trials(f"linear_{name}", "linear", "_tiles", traffic, tiles, make)
+
+
+def module_of(op: str) -> str:
+    return f"kernels.{op}.triton_fwd"
+
+
+def _bind(op: str, function: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    target = getattr(importlib.import_module(module_of(op)), function)
+    return lambda: target(*args, **kwargs)
 
 
 def stem_trials(B: int, C: int) -> Iterator[Trial]:
     h, stem = C // 2, module_of("stem")
-    for tiles in ((32, 4), (64, 4), (128, 4), (128, 8), (64, 2)):
+    pixels = B * 112 * 112 * h * 2
+    for tiles in ((32, 4), (64, 4), (128, 4), (64, 2)):
         yield Trial(
             "picture_conv",
             stem,
             "_picture_tiles",
             tiles,
             lambda: _bind(
-                stem,
+                "stem",
                 "picture_conv_triton",
                 torch.randint(0, 256, (B, 224, 224, 4), device="cuda").byte(),
                 exact(4),
@@ -320,32 +334,32 @@ def stem_trials(B: int, C: int) -> Iterator[Trial]:
                 half(3, 16, h),
                 exact(h),
             ),
-            B * (224 * 224 * 4 + 112 * 112 * h * 2),
+            B * 224 * 224 * 4 + pixels,
         )
-    for tiles in ((64, 4), (128, 4), (128, 8), (256, 8)):
+    for tiles in ((64, 4), (128, 4), (128, 8)):
         yield Trial(
             "conv3x3 residual",
             stem,
             "_conv_tiles",
             tiles,
             lambda: _bind(
-                stem,
+                "stem",
                 "conv3x3_triton",
                 half(B, 112, 112, h),
                 half(9, h, h),
                 exact(h),
                 residual=half(B, 112, 112, h),
             ),
-            B * 112 * 112 * h * 2 * 3,
+            pixels * 3,
         )
-    for tiles in ((64, 4), (64, 8), (128, 8), (32, 4)):
+    for tiles in ((64, 4), (64, 8), (128, 8)):
         yield Trial(
             "conv3x3 project",
             stem,
             "_conv_tiles",
             tiles,
             lambda: _bind(
-                stem,
+                "stem",
                 "conv3x3_triton",
                 half(B, 112, 112, h),
                 half(9, h, 4 * C),
@@ -354,7 +368,7 @@ def stem_trials(B: int, C: int) -> Iterator[Trial]:
                 project_weight=half(4 * C, C),
                 project_bias=exact(C),
             ),
-            B * (112 * 112 * h + 56 * 56 * C) * 2,
+            pixels + B * 56 * 56 * C * 2,
         )
 
 

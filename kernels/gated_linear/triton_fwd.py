@@ -14,13 +14,13 @@ from kernels.triton_math import multiply_add
 
 
 @triton.jit
-def _row_statistics(y_ptr, local, valid, E, eps, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+def _row_statistics(y_ptr, local, valid, E, eps, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr):
     """Mean and 1 / sqrt(variance + eps) of each row, sums taken around the row's first value."""
     origin = tl.load(y_ptr + local * E, mask=valid, other=0.0).to(tl.float32)
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     squares = tl.zeros([BLOCK_M], dtype=tl.float32)
-    for start in range(0, E, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
+    for start in range(0, E, BLOCK_E):
+        k = start + tl.arange(0, BLOCK_E)
         inside = valid[:, None] & (k < E)[None, :]
         y = tl.load(y_ptr + local[:, None] * E + k[None, :], mask=inside, other=0.0).to(tl.float32)
         y = tl.where(inside, y - origin[:, None], 0.0)
@@ -49,6 +49,7 @@ def _gated_linear_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    BLOCK_E: tl.constexpr,
 ):
     # neighbouring programs share rows, which stay in the cache
     num_n = tl.cdiv(N, BLOCK_N)
@@ -59,7 +60,7 @@ def _gated_linear_kernel(
     first = start_m.to(tl.int64)
     y_ptr += first * E
     gate_ptr += first * gate_stride
-    mean, scale = _row_statistics(y_ptr, local, valid, E, eps, BLOCK_M, BLOCK_K)
+    mean, scale = _row_statistics(y_ptr, local, valid, E, eps, BLOCK_M, BLOCK_E)
     acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     for start in range(0, E, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
@@ -122,6 +123,8 @@ def gated_linear_triton(
         BLOCK_M=block_m,
         BLOCK_N=block_n,
         BLOCK_K=block_k,
+        # few, wide steps: nothing hides their latency
+        BLOCK_E=min(256 if block_m <= 64 else 128, max(16, next_power_of_2(E))),
         num_warps=warps,
         num_stages=stages,
     )

@@ -164,6 +164,6 @@ def _tiles(M: int, N: int, K: int, dtype: torch.dtype) -> tuple[int, int, int, i
         block_m = 64 if M * N > 132 * 32 * 64 else 16
         return max(16, min(block_m, next_power_of_2(M))), min(64, block_n), block_k, 4, 4
     if block_n <= 64:
-        return 128, block_n, block_k, 4, 3
+        return (64, 16, block_k, 4, 3) if block_n == 16 else (64, 64, block_k, 4, 4)
     # wide results have costly epilogues, which more warps overlap better
     return (128, 128, block_k, 8, 3) if N >= 4 * K or N >= 1024 else (64, 128, block_k, 4, 3)

@@ -205,7 +205,7 @@ def low_rank_scan_triton(
     B, H, W, D = u.shape
     L = H * W
     out = torch.empty_like(u)
-    chunks, block_d, segments, warps = _plan(B, L, D)
+    chunks, block_d, segments, warps, registers = _plan(B, L, D)
     tile = chunks * STEPS
     segment_tokens = triton.cdiv(triton.cdiv(L, segments), tile) * tile
     segments = triton.cdiv(L, segment_tokens)
@@ -235,6 +235,7 @@ def low_rank_scan_triton(
             BLOCK_R=max(16, next_power_of_2(dt_weight.shape[0])),
             num_warps=warps,
             num_stages=1,
+            maxnreg=registers,
         )
 
     if segments > 1:
@@ -243,14 +244,14 @@ def low_rank_scan_triton(
     return out
 
 
-def _plan(B: int, L: int, D: int) -> tuple[int, int, int, int]:
-    """Chunks of a tile, channels of a program, segments of a map, warps."""
-    block_d = min(64, max(16, next_power_of_2(D)))
-    if B * triton.cdiv(D, block_d) < 264:
-        block_d = min(32, block_d)
+def _plan(B: int, L: int, D: int) -> tuple[int, int, int, int, int]:
+    """Chunks of a tile, channels of a program, segments of a map, warps, registers of a thread."""
+    block_d = min(32, max(16, next_power_of_2(D)))
+    if L <= 64:
+        return 8, block_d, 1, 2, 255
     tiles = triton.cdiv(L, 16 * STEPS)
     programs = B * triton.cdiv(D, block_d)
     if tiles < 8 or programs >= 264:
-        return 16, block_d, 1, 4
+        return 16, block_d, 1, 4, 128
     segments = min(_MAX_SEGMENTS, triton.cdiv(528, programs), triton.cdiv(tiles, 2))
-    return 16, block_d, segments, 4
+    return 16, block_d, segments, 4, 128

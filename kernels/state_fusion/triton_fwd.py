@@ -14,12 +14,16 @@ from kernels.strips import WIDTH, clamp, locate_strips, num_strips
 
 
 @triton.jit
-def _load_taps(weight_ptr, channel, inside, E, COUNT: tl.constexpr):
-    """COUNT taps, each (1, channels)."""
+def _load_taps(weight_ptr, strip, channel, inside, E, COUNT: tl.constexpr):
+    """COUNT taps, each (strips, channels): every thread reads those of its own channels.
+
+    A (channels,) tensor would be loaded once and go to its readers through shared memory, with two
+    barriers a tap.
+    """
     taps = ()
     for k in tl.static_range(COUNT):
-        tap = tl.load(weight_ptr + k * E + channel, mask=inside, other=0.0)
-        taps = taps + (tap[None, :],)
+        at = weight_ptr + k * E + channel[None, :] + (strip * 0)[:, None]
+        taps = taps + (tl.load(at, mask=inside[None, :], other=0.0),)
     return taps
 
 
@@ -94,13 +98,13 @@ def _fused_readout_kernel(
     own_ptr = state_ptr + first * E + (token * E)[:, None] + channel[None, :]
     zero = tl.zeros([BLOCK_S, BLOCK_E], dtype=tl.float32)
     sums = (zero, zero, zero, zero, zero, zero, zero)
-    taps = _load_taps(weight_ptr, channel, inside, E, 7)
+    taps = _load_taps(weight_ptr, token, channel, inside, E, 7)
     sums = _fuse_row(sums, own_ptr, taps, col, inside, W, E, 5, True, EXACT)
     for k in tl.static_range(3):
         for i in tl.static_range(2):
             down = (clamp(row + (2 * i - 1) * (2 * k + 1), H) - row) * W
             line_ptr = own_ptr + (down * E)[:, None]
-            taps = _load_taps(weight_ptr + (7 + 6 * k + 3 * i) * E, channel, inside, E, 3)
+            taps = _load_taps(weight_ptr + (7 + 6 * k + 3 * i) * E, token, channel, inside, E, 3)
             sums = _fuse_row(sums, line_ptr, taps, col, inside, W, E, 2 * k + 1, False, EXACT)
     D = tl.load(D_ptr + channel, mask=inside, other=0.0)[None, :]
     for j in tl.static_range(WIDTH):
@@ -127,7 +131,7 @@ def fused_readout_triton(
     B, H, W, E = state.shape
     out = torch.empty_like(state)
     strips = num_strips(B, H, W)
-    block_s, block_e, warps = _tiles(strips, E)
+    block_s, block_e, warps, registers = _tiles(strips, E)
     _fused_readout_kernel[(triton.cdiv(strips, block_s), triton.cdiv(E, block_e))](
         state,
         u,
@@ -145,13 +149,14 @@ def fused_readout_triton(
         BLOCK_E=block_e,
         num_warps=warps,
         num_stages=1,
+        maxnreg=registers,
     )
     return out
 
 
-def _tiles(strips: int, E: int) -> tuple[int, int, int]:
-    """Strips and channels of a tile, and warps."""
+def _tiles(strips: int, E: int) -> tuple[int, int, int, int]:
+    """Strips and channels of a tile, warps, registers of a thread."""
     block_e = min(64, next_power_of_2(E))
     if strips * E <= 132 * 512:
-        return max(1, 128 // block_e), block_e, 1
-    return 8, block_e, max(1, block_e // 16)
+        return max(1, 128 // block_e), block_e, 1, 255
+    return 8, block_e, max(1, block_e // 16), 168

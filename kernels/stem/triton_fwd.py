@@ -15,7 +15,7 @@ from kernels.triton_math import token_position
 
 @triton.jit(do_not_specialize=["T", "H", "W", "OH", "OW"])
 def _picture_conv_kernel(
-    pictures_ptr,  # (B, H, W, 4)
+    pictures_ptr,  # (B, H, W) int32 words of RGBX with IS_PACKED, else (B, H, W, 4)
     scale_ptr,  # (4,) float32
     shift_ptr,  # (4,) float32
     weight_ptr,  # (3, 16, N): row of taps, then 4 * column + colour, rest zero
@@ -27,7 +27,7 @@ def _picture_conv_kernel(
     OH,
     OW,
     N,
-    IS_UINT8: tl.constexpr,
+    IS_PACKED: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -50,12 +50,15 @@ def _picture_conv_kernel(
         c = 2 * col[:, None] + shift_col[None, :]
         inside = (valid & (r >= 0) & (r < H))[:, None] & (c >= 0) & (c < W) & used[None, :]
         pixel = ((image * H + r) * W)[:, None] + c
-        value = tl.load(pictures_ptr + pixel * 4 + colour[None, :], mask=inside, other=0)
-        value = value.to(tl.float32)
-        if IS_UINT8:
-            there = tl.load(pictures_ptr + pixel * 4 + 3, mask=inside, other=0)
+        if IS_PACKED:
+            # one word a pixel: the colour, and in the highest byte whether it is there
+            word = tl.load(pictures_ptr + pixel, mask=inside, other=0)
+            value = ((word >> (8 * colour)[None, :]) & 255).to(tl.float32)
             value = value * scale[None, :] + shift[None, :]
-            value = tl.where(there > 0, value, 0.0)
+            value = tl.where((word >> 24) != 0, value, 0.0)
+        else:
+            value = tl.load(pictures_ptr + pixel * 4 + colour[None, :], mask=inside, other=0.0)
+            value = value.to(tl.float32)
         weight = tl.load(
             weight_ptr + (i * 16 + k)[:, None] * N + column[None, :],
             mask=exists[None, :],
@@ -95,8 +98,9 @@ def picture_conv_triton(
     T = B * OH * OW
     out = torch.empty((B, OH, OW, N), dtype=weight.dtype, device=pictures.device)
     block_t, warps = _picture_tiles(T)
+    is_packed = pictures.dtype == torch.uint8
     _picture_conv_kernel[(triton.cdiv(T, block_t),)](
-        pictures,
+        pictures.view(torch.int32) if is_packed else pictures,
         scale,
         shift,
         weight,
@@ -108,7 +112,7 @@ def picture_conv_triton(
         OH,
         OW,
         N,
-        IS_UINT8=pictures.dtype == torch.uint8,
+        IS_PACKED=is_packed,
         BLOCK_T=block_t,
         BLOCK_N=max(16, next_power_of_2(N)),
         num_warps=warps,
@@ -125,7 +129,7 @@ def _picture_tiles(T: int) -> tuple[int, int]:
 @triton.jit(do_not_specialize=["T", "H", "W", "OH", "OW"])
 def _conv3x3_kernel(
     x_ptr,  # (B, H, W, K)
-    weight_ptr,  # (9, K, N)
+    weight_ptr,  # (3, 3 K, N): row of taps, then column and input channel
     bias_ptr,  # (N,) float32
     residual_ptr,  # (B, OH, OW, N); read with RESIDUAL
     project_ptr,  # (N, M); read with PROJECT
@@ -139,6 +143,7 @@ def _conv3x3_kernel(
     N,
     M,
     K: tl.constexpr,
+    RUN: tl.constexpr,
     STRIDE: tl.constexpr,
     RELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
@@ -155,22 +160,25 @@ def _conv3x3_kernel(
     image = (token // (OH * OW)).to(tl.int64)
     column = tl.arange(0, BLOCK_N)
     exists = column < N
-    blocks: tl.constexpr = K // BLOCK_K
+    # RUN neighbouring pixels are one run of RUN K values
+    run = tl.arange(0, BLOCK_K)
+    used = run < RUN * K
+    steps: tl.constexpr = 3 // RUN
     acc = tl.zeros([BLOCK_T, BLOCK_N], dtype=tl.float32)
-    for step in range(9 * blocks):
-        tap = step // blocks
-        k = (step % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
-        r = STRIDE * row + (tap // 3 - 1)
-        c = STRIDE * col + (tap % 3 - 1)
-        inside = valid & (r >= 0) & (r < H) & (c >= 0) & (c < W)
+    for step in range(3 * steps):
+        r = STRIDE * row + (step // steps - 1)
+        left = STRIDE * col + (step % steps * RUN - 1)
+        c = left[:, None] + (run // K)[None, :]
+        inside = (valid & (r >= 0) & (r < H))[:, None] & (c >= 0) & (c < W)
+        start_of_run = ((image * H + r) * W + left) * K
         x = tl.load(
-            x_ptr + (((image * H + r) * W + c) * K)[:, None] + k[None, :],
-            mask=inside[:, None],
+            x_ptr + start_of_run[:, None] + run[None, :],
+            mask=inside & used[None, :],
             other=0.0,
         )
         weight = tl.load(
-            weight_ptr + (tap * K + k)[:, None] * N + column[None, :],
-            mask=exists[None, :],
+            weight_ptr + (step * RUN * K + run)[:, None] * N + column[None, :],
+            mask=used[:, None] & exists[None, :],
             other=0.0,
         )
         acc = tl.dot(x, weight, acc, input_precision="ieee")
@@ -203,8 +211,8 @@ def _conv3x3_kernel(
 
 
 def pack_conv_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, K, 3, 3) -> (9, K, N) as the kernel reads it."""
-    return weight.permute(2, 3, 1, 0).reshape(9, weight.shape[1], -1).to(dtype).contiguous()
+    """(N, K, 3, 3) -> (3, 3 K, N) as the kernel reads it."""
+    return weight.permute(2, 3, 1, 0).reshape(3, -1, weight.shape[0]).to(dtype).contiguous()
 
 
 def conv3x3_triton(
@@ -221,26 +229,28 @@ def conv3x3_triton(
     """Contract of `conv3x3_ref` for few channels: all N sums of a token stay in registers.
 
     Args:
-        x: (B, H, W, K), K a multiple of 16.
+        x: (B, H, W, K), K a multiple of 16 and at most 64.
         weight: of `pack_conv_weight`, dtype of x.
         bias, project_bias: float32.
         project_weight: (N, M), the transpose of the 1x1 convolution's weight, dtype of x.
 
     Raises:
-        ValueError: K is no multiple of 16, or a projection together with a residual.
+        ValueError: another K, or a projection together with a residual.
     """
     x = x.contiguous()
     B, H, W, K = x.shape
     N = weight.shape[2]
     is_projecting = project_weight is not None
-    if K % 16 or (is_projecting and residual is not None):
-        raise ValueError(f"K must be a multiple of 16 and residual excludes projection, got {K}")
+    if K % 16 or K > 64 or (is_projecting and residual is not None):
+        raise ValueError(f"K must be 16, 32, 48 or 64 and residual excludes projection, got {K}")
     M = N if project_weight is None else project_weight.shape[1]
     OH, OW = triton.cdiv(H, stride), triton.cdiv(W, stride)
     T = B * OH * OW
     out = torch.empty((B, OH, OW, M), dtype=x.dtype, device=x.device)
     block_n = max(16, next_power_of_2(N))
     block_t, warps = _conv_tiles(T, block_n, x.dtype)
+    # longer runs take fewer steps, as long as their weights stay small
+    run = 3 if 3 * K <= 128 and block_n <= 64 else 1
     _conv3x3_kernel[(triton.cdiv(T, block_t),)](
         x,
         weight,
@@ -257,16 +267,17 @@ def conv3x3_triton(
         N,
         M,
         K=K,
+        RUN=run,
         STRIDE=stride,
         RELU=relu,
         RESIDUAL=residual is not None,
         PROJECT=is_projecting,
         BLOCK_T=block_t,
         BLOCK_N=block_n,
-        BLOCK_K=32 if K % 32 == 0 else 16,
+        BLOCK_K=next_power_of_2(run * K),
         BLOCK_M=max(16, next_power_of_2(M)),
         num_warps=warps,
-        num_stages=3,
+        num_stages=2 if run == 3 else 3,
     )
     return out
 

@@ -143,6 +143,11 @@ class CompiledPredictor:
         return len(self._graphs)
 
     @property
+    def graph_keys(self) -> list[GraphKey]:
+        """Of the graphs captured at present; the one that would be dropped next comes first."""
+        return self._graphs.keys()
+
+    @property
     def fallback_count(self) -> int:
         """Images of which the compiled detector could not tell all objects; see `DetectPipeline`.
 

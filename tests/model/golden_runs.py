@@ -1,6 +1,8 @@
 """Run a reference case through the project's own loader and pipeline, and compare."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +49,9 @@ class Outcome:
     report: dict[str, Any]
 
 
-def load_published(manifest_name: str) -> Predictor:
-    """Fill the official keys, write an official checkpoint, convert it, load the model file."""
+@contextmanager
+def published_model_file(manifest_name: str) -> Iterator[Path]:
+    """Fill the official keys, write an official checkpoint, convert it; deleted afterwards."""
     manifest = golden.load_manifest(manifest_name)
     layout = "classification" if manifest["task"] == "classify" else "openmmlab"
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +61,13 @@ def load_published(manifest_name: str) -> Predictor:
         summary = convert(official, converted, ConversionRequest())
         if (summary.spec.task, summary.spec.variant) != (manifest["task"], manifest["variant"]):
             raise ValueError(f"{manifest_name} was taken for {summary.spec}")
-        return Predictor.load(converted)
+        yield converted
+
+
+def load_published(manifest_name: str) -> Predictor:
+    """The model of a `published_model_file`."""
+    with published_model_file(manifest_name) as path:
+        return Predictor.load(path)
 
 
 def run_tensor_case(name: str, predictor: Predictor) -> list[Outcome]:

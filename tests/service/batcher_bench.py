@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from service.engine.batcher import Batcher, BatchKey, BatchLimits, Served
 
@@ -60,11 +61,11 @@ class Device:
 class Bench:
     """A running batcher and everything around it."""
 
-    def __init__(self, **limits: float) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.clock = Clock()
         self.counts = Counts()
         self.device = Device(self.clock)
-        chosen = {
+        chosen: dict[str, Any] = {
             "max_batch_images": 4,
             "max_batch_pixels": 100_000,
             "max_delay_s": 0.0,
@@ -75,7 +76,7 @@ class Bench:
         }
         self.batcher: Batcher[str, str] = Batcher(
             self.device.run,
-            BatchLimits(**chosen),  # type: ignore[arg-type]
+            BatchLimits(**chosen),
             self.counts,
             clock=self.clock,
         )

@@ -197,3 +197,25 @@ async def test_waiting_reports_every_bucket() -> None:
     bench.open()
     await asyncio.gather(*tasks)
     await bench.stop()
+
+
+async def test_a_batch_that_is_cut_short_gets_a_preferred_size() -> None:
+    bench = Bench(max_batch_images=7, batch_sizes=(1, 4, 8))
+    await bench.occupy()
+    tasks = [bench.submit(str(number)) for number in range(7)]
+    await settle()
+    bench.open()
+    await asyncio.gather(*tasks)
+    assert [len(items) for _, items in bench.device.batches] == [1, 4, 3]
+    await bench.stop()
+
+
+async def test_preferred_sizes_that_are_all_too_large_do_not_count() -> None:
+    bench = Bench(max_batch_images=3, batch_sizes=(4, 8))
+    await bench.occupy()
+    tasks = [bench.submit(str(number)) for number in range(5)]
+    await settle()
+    bench.open()
+    await asyncio.gather(*tasks)
+    assert [len(items) for _, items in bench.device.batches] == [1, 3, 2]
+    await bench.stop()

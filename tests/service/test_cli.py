@@ -299,11 +299,13 @@ class TestServe:
         path.write_text("port: 1\nhost: 0.0.0.0\nbatch:\n  max_images: 3\n  max_age_ms: 9\n")
         options = ["--port", 99, "--config", path, "--models", tmp_path, "--device", "cpu"]
         options += ["--max-batch", 5, "--log-level", "debug", "--no-demo-models"]
+        options += ["--backend", "torch"]
         result = smserve("serve", *options)
         assert result.exit_code == 7, result.stderr
         (settings,) = served
         assert (settings.host, settings.port, settings.device) == ("0.0.0.0", 99, "cpu")  # noqa: S104
         assert settings.models_dir == tmp_path
+        assert settings.backend == "torch"
         assert (settings.batch.max_images, settings.batch.max_age_ms) == (5, 9)
         assert (settings.log.level, settings.log.format) == ("debug", "auto")
         assert not settings.demo_models
@@ -311,6 +313,7 @@ class TestServe:
     def test_bad_options_do_not_start_it(self, served: list[Any], tmp_path: Path) -> None:
         assert smserve("serve", "--port", 70000).exit_code == 2
         assert smserve("serve", "--device", "abacus").exit_code == 2
+        assert smserve("serve", "--backend", "stub").exit_code == 2
         result = smserve("serve", "--config", tmp_path / "absent.yaml")
         assert result.exit_code == 2
         assert "cannot read the configuration file" in error_lines(result)[0]

@@ -24,6 +24,7 @@ from service.cli import console
 from service.cli.app import app
 from service.cli.inputs import OverlayNames, Picture, find_pictures
 from service.cli.pipeline import Pipeline, PipelineOptions
+from tests.service.compiled_fake import FakeGpu
 
 NAMES = ("cat", "dog", "owl", "fox")
 INPUTS = {
@@ -229,6 +230,50 @@ def test_the_shipped_model_of_the_task_is_the_default(
     result = smserve("predict", "segment", pictures / "a.jpg", "--device", "cpu")
     assert result.exit_code == 2
     assert "no demo model for segment is installed" in result.stderr
+
+
+def test_a_gpu_gets_the_compiled_model(
+    models: dict[TaskName, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = FakeGpu()
+    gpu.install(monkeypatch)
+    options = ["--model", models[TaskName.CLASSIFY], "--batch-size", 4]
+    computed = [smserve("predict", "classify", pictures, *options, "--device", "cuda")]
+    assert [one.batch_buckets for one in gpu.options] == [(1, 2, 4)]
+    computed += [smserve("predict", "classify", pictures, *options, "--device", "cpu")]
+    assert len(gpu.options) == 1
+    on_gpu, on_cpu = (
+        [line["predictions"][0]["label"] for line in lines_of(result.stdout)] for result in computed
+    )
+    assert on_gpu == on_cpu
+    assert len(on_gpu) == 7
+
+
+def test_a_gpu_that_breaks_down_ends_it_with_its_reason(
+    models: dict[TaskName, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = FakeGpu()
+    gpu.install(monkeypatch)
+    gpu.is_broken = True
+
+    def break_down(batch: Sequence[Any]) -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    gpu.on_infer = break_down
+    result = smserve("predict", "classify", pictures, "--model", models[TaskName.CLASSIFY])
+    assert result.exit_code == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line == "error: the GPU failed: CUDA error: unspecified launch failure"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_triton_without_a_gpu_is_a_usage_error(
+    models: dict[TaskName, Path], pictures: Path
+) -> None:
+    options = ["--model", models[TaskName.CLASSIFY], "--backend", "triton"]
+    result = smserve("predict", "classify", pictures, *options)
+    assert result.exit_code == 2
+    assert "need an NVIDIA GPU" in result.stderr
 
 
 class WatchedPredictor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from service.backends.cuda_errors import run_on_gpu
+from service.backends.torch_backend import TorchBackend
 from service.engine.device import DeviceCrash, DeviceOutOfMemoryError
 from tests.service.compiled_fake import FakeGpu
 
@@ -91,3 +92,16 @@ def test_other_errors_are_not_about_the_device(gpu: FakeGpu) -> None:
         failing(RuntimeError("shapes differ"))
     with pytest.raises(ValueError, match="CUDA error"):
         failing(ValueError("CUDA error"))
+
+
+def test_torch_on_a_gpu_is_guarded_and_on_the_cpu_is_not(gpu: FakeGpu) -> None:
+    class Exhausted:
+        spec = None
+
+        def infer(self, batch: object, params: object) -> None:
+            raise torch.OutOfMemoryError("out of memory")
+
+    for device, error in (("cuda:0", DeviceOutOfMemoryError), ("cpu", torch.OutOfMemoryError)):
+        backend = TorchBackend(Exhausted(), device=device, sha256=None)  # type: ignore[arg-type]
+        with pytest.raises(error):
+            backend.infer([], [])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from service.capacity import Capacity, capacity_for
 from service.settings import Settings, SettingsError, effective_settings, load_settings
 
 
@@ -18,6 +19,7 @@ def test_defaults_are_safe() -> None:
     assert settings.host == "127.0.0.1"
     assert settings.limits.max_body_bytes == 32 * 1024 * 1024
     assert settings.batch.max_delay_ms == 0
+    assert (settings.backend, settings.device) == ("auto", "auto")
     assert settings.cors_origins == ()
 
 
@@ -35,7 +37,7 @@ def test_priority_is_command_line_environment_file_default(
     settings = load_settings(port=3)
     assert (settings.port, settings.host, settings.pool_size) == (3, "environment", 3)
     assert (settings.batch.max_images, settings.batch.max_age_ms) == (2, 7)
-    assert settings.batch.max_pixels == Settings.model_fields["batch"].default.max_pixels
+    assert settings.batch.max_delay_ms == Settings.model_fields["batch"].default.max_delay_ms
 
 
 def test_the_command_line_chooses_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +80,11 @@ def test_unknown_variables_are_errors_that_name_them(
         ("timeouts: {request_ms: 9, max_request_ms: 8}", "at most max_request_ms"),
         ("queue: {max_bytes: 5}", "max_body_bytes"),
         ("api_keys: [short]", "at least 8"),
+        ("backend: abacus", "backend: .*'triton'"),
+        ("gpu: {precision: float64}", "gpu.precision: .*'bfloat16'"),
+        ("gpu: {warm_up_batches: []}", "gpu.warm_up_batches: .*at least 1"),
+        ("gpu: {warm_up_batches: [4, 0]}", "gpu.warm_up_batches.1: .*greater than 0"),
+        ("gpu: {max_grahps: 3}", "gpu.max_grahps"),
     ],
 )
 def test_bad_files_are_errors_that_say_why(tmp_path: Path, text: str, wanted: str) -> None:
@@ -112,3 +119,34 @@ def test_a_wrong_key_does_not_appear_in_the_error() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         load_settings().port = 3  # type: ignore[misc]
+
+
+def test_capacity_follows_the_device_where_nothing_is_set() -> None:
+    settings = load_settings()
+    assert capacity_for(settings, "cpu") == Capacity(
+        batch_images=16, batch_pixels=600_000, queue_images=256, queue_pixels=64_000_000
+    )
+    assert capacity_for(settings, "cuda:0") == Capacity(
+        batch_images=128,
+        batch_pixels=17_203_200,
+        queue_images=1024,
+        queue_pixels=256_000_000,
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_what_the_operator_sets_holds_on_every_device(device: str) -> None:
+    settings = load_settings(
+        batch={"max_images": 1, "max_pixels": 2}, queue={"max_images": 3, "max_pixels": 4}
+    )
+    assert capacity_for(settings, device) == Capacity(
+        batch_images=1, batch_pixels=2, queue_images=3, queue_pixels=4
+    )
+
+
+@pytest.mark.parametrize("text", ["8,1,2,8", "[8, 1, 2, 8]"])
+def test_warm_up_batches_from_the_environment_are_put_in_order(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("SMSERVE_GPU__WARM_UP_BATCHES", text)
+    assert load_settings().gpu.warm_up_batches == (1, 2, 8)

@@ -118,6 +118,9 @@ async def test_every_label_set_exists_before_the_first_request(client: httpx.Asy
         "smserve_decode_errors",
         "smserve_model_ready",
         "smserve_model_info",
+        "smserve_model_warm_up_seconds",
+        "smserve_model_graphs",
+        "smserve_device_out_of_memory",
         "smserve_draining",
         "smserve_build_info",
     }

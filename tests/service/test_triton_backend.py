@@ -25,8 +25,9 @@ from service.backends.selection import Selection, select_backend
 from service.catalog import open_catalog
 from service.settings import Settings, SettingsError
 from tests.service.compiled_fake import FakeGpu
-from tests.service.pictures import photo
+from tests.service.pictures import jpeg, photo
 from tests.service.running import Running, running_service, wait_until_ready
+from tests.service.test_gpu_metrics import FakeNvml
 from tests.service.test_torch_backend import save_untrained
 
 pytestmark = pytest.mark.anyio
@@ -127,7 +128,10 @@ def test_settings_reach_the_compiled_model(gpu: FakeGpu, models_dir: Path) -> No
     assert model.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-async def test_models_and_metrics_name_the_backend(gpu: FakeGpu, models_dir: Path) -> None:
+async def test_models_and_metrics_name_the_backend(
+    gpu: FakeGpu, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeNvml(monkeypatch)
     async with running_service(settings_for(models_dir)) as running:
         for one in (await running.client.get("/models")).json()["models"]:
             assert (one["backend"], one["device"], one["dtype"]) == ("triton", "cuda:0", "float16")
@@ -135,6 +139,7 @@ async def test_models_and_metrics_name_the_backend(gpu: FakeGpu, models_dir: Pat
         families = {family.name: family for family in text_string_to_metric_families(text)}
         info = families["smserve_model_info"].samples[0].labels
         assert (info["backend"], info["device"], info["dtype"]) == ("triton", "cuda:0", "float16")
+        assert families["smserve_gpu_memory_used_bytes"].samples[0].value == 3e9
         assert running.metric("smserve_model_graphs", **LABELS) == 4
         assert running.metric("smserve_model_warm_up_seconds", **LABELS) > 0
         assert running.metric("smserve_device_out_of_memory_total", **LABELS) == 0
@@ -160,6 +165,23 @@ async def test_sizes_that_can_occur_are_warmed_up_the_largest_first(
         gpu.on_infer = infer
         assert {r.status_code for r in await post_together(running, 12)} == {200}
         assert max(sizes) == 4, "not 5, which would be filled up to 8"
+
+
+async def test_a_gpu_takes_larger_batches_and_more_work(gpu: FakeGpu, models_dir: Path) -> None:
+    sizes: list[int] = []
+    is_open = threading.Event()
+
+    def infer(batch: Sequence[Any]) -> None:
+        sizes.append(len(batch))
+        is_open.wait(3)
+        is_open.set()
+
+    async with running_service(settings_for(models_dir, batch={})) as running:
+        gpu.on_infer = infer
+        posts = [running.client.post("/classify", content=jpeg()) for _ in range(300)]
+        responses = await asyncio.wait_for(asyncio.gather(*posts), timeout=25)
+        assert {response.status_code for response in responses} == {200}
+        assert max(sizes) > 16, "what a CPU is given"
 
 
 async def test_the_start_tells_how_far_it_is(gpu: FakeGpu, models_dir: Path) -> None:
