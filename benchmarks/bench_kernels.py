@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.compiled_model import build_compiled, forward_ungraphed, random_pixels
 from benchmarks.gpu_timing import WARM_UP_CALLS, copy_bandwidth, release, synchronise
+from benchmarks.kernel_traffic import kernel_traffic
 from benchmarks.report import Row, write_report
 from model.config import TaskName
 
@@ -54,20 +55,9 @@ class KernelUse:
         return 0.0 if self.moved is None else max(0.0, self.microseconds - self.moved / copy / 1e3)
 
 
-def bytes_of(kernel_name: str) -> int | None:
-    """Bytes that a kernel's launches of one forward pass read and write, as they recorded it.
-
-    The launch functions of our kernels fill `kernels.traffic`; library kernels record nothing.
-    """
-    try:
-        from kernels.traffic import TRAFFIC
-    except ImportError:
-        return None
-    moved: int | None = TRAFFIC.get(kernel_name)
-    return moved
-
-
-def profile_kernels(function: Callable[[], Any], device: str) -> list[KernelUse]:
+def profile_kernels(
+    function: Callable[[], Any], device: str, moved_by: Callable[[str], int | None]
+) -> list[KernelUse]:
     """Kernels of one call, by falling time; the mean over several calls after a warm-up."""
     for _ in range(WARM_UP_CALLS):
         function()
@@ -76,7 +66,7 @@ def profile_kernels(function: Callable[[], Any], device: str) -> list[KernelUse]
         for _ in range(PASSES):
             function()
         synchronise(device)
-    return collect(profiler.key_averages(), PASSES, bytes_of)
+    return collect(profiler.key_averages(), PASSES, moved_by)
 
 
 def collect(
@@ -167,8 +157,11 @@ def main() -> None:
     release(args.device)
     predictor = build_compiled(TaskName.CLASSIFY, args.variant, hw, args.device)
     images = random_pixels(args.batch, hw, args.device)
+    traffic = kernel_traffic(args.variant, args.batch, args.size)
     with torch.inference_mode():
-        kernels = profile_kernels(partial(forward_ungraphed, predictor, images), args.device)
+        kernels = profile_kernels(
+            partial(forward_ungraphed, predictor, images), args.device, traffic.get
+        )
     total = sum(kernel.microseconds for kernel in kernels)
     print(table(kernels, copy, total))
     print("\nWork list:\n")

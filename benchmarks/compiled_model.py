@@ -42,7 +42,7 @@ class CompiledModel(Protocol):
         """Copies in, network, copies out: one raw result per image, on the host."""
         ...
 
-    def warm_up(self, batch_sizes: Sequence[int], shapes: Sequence[tuple[int, int]]) -> None:
+    def warm_up(self, batch_sizes: Sequence[int], shapes: Sequence[tuple[int, int]]) -> object:
         """Compile and capture all of these."""
         ...
 

@@ -7,12 +7,16 @@ value is outside its tolerance; the file has all of them, and names these.
 """
 
 import argparse
+import multiprocessing
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from benchmarks.report import GrowingReport, Row
+from tests.model import golden
 from tests.model.golden_gpu import GpuModels, GpuRow, case_names, compare, outside
 
 DTYPES: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -31,17 +35,35 @@ def row_of(own: GpuRow) -> Row:
     return Row(own.case, own.metric, unit, own.value)
 
 
-def run(report: GrowingReport, models: GpuModels) -> None:
-    """All cases; one that fails or is not near enough is listed under `failures`."""
-    for name in case_names():
+def run_cases(task: tuple[Sequence[str], str, str]) -> list[tuple[str, list[GpuRow], str]]:
+    """Per case its comparisons, or the reason why there are none."""
+    names, dtype, device = task
+    models, done = GpuModels(DTYPES[dtype], device), []
+    for name in names:
         try:
-            rows = compare(name, models)
+            done.append((name, compare(name, models), ""))
         except Exception as exc:  # noqa: BLE001 - the other cases must still run
-            report.fail(name, exc)
-            continue
-        report.add(row_of(own) for own in rows)
-        if far := outside(rows):
-            report.fail(name, "; ".join(f"{own.metric}: {own.value:.4g}" for own in far))
+            done.append((name, [], f"{type(exc).__name__}: {exc}"))
+    return done
+
+
+def run(report: GrowingReport, dtype: str, device: str, processes: int) -> None:
+    """All cases, a process per model; one that fails or is too far off is under `failures`."""
+    groups = [list(own) for _, own in groupby(case_names(), key=manifest_of)]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        tasks = [(names, dtype, device) for names in groups]
+        for done in pool.imap_unordered(run_cases, tasks):
+            for name, rows, reason in done:
+                report.add(row_of(own) for own in rows)
+                if reason:
+                    report.fail(name, reason)
+                elif far := outside(rows):
+                    report.fail(name, "; ".join(f"{own.metric}: {own.value:.4g}" for own in far))
+
+
+def manifest_of(name: str) -> str:
+    """The model of a case."""
+    return str(golden.load_case(name)[0]["manifest"])
 
 
 def main() -> None:
@@ -51,9 +73,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dtype", choices=list(DTYPES), default="float16")
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--processes", type=int, default=5)
     args = parser.parse_args()
     report = GrowingReport(args.out, "golden-gpu", dtype=args.dtype)
-    run(report, GpuModels(DTYPES[args.dtype], args.device))
+    run(report, args.dtype, args.device, args.processes)
     if report.failures:
         raise SystemExit(f"outside the tolerance: {', '.join(report.failures)}")
 

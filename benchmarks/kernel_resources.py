@@ -108,7 +108,7 @@ def main() -> None:
         line = (
             f"{name:28} {usage['registers']:4} registers {usage['stack']:5} B stack "
             f"{usage['shared']:7} B shared {usage['warps']:3} warps, "
-            f"{occupancy(usage):3} of 64 resident, {'wgmma' if 'wgmma' in kernel.asm['ptx'] else ''}"
+            f"{occupancy(usage):3} of 64 resident"
         )
         if line not in seen:
             seen.add(line)

@@ -16,7 +16,7 @@ def as_tokens(x: Tensor) -> tuple[Tensor, int]:
     """
     if x.ndim != 4 or 0 in x.shape:
         raise ValueError(f"a map must be (B, H, W, C), none empty, got {tuple(x.shape)}")
-    _, H, W, C = x.shape
+    C = x.shape[3]
     step = next((x.stride(d) // inner for d, inner in _steps(x) if x.shape[d] > 1), C)
     even = all(x.shape[d] == 1 or x.stride(d) == inner * step for d, inner in _steps(x))
     if even and step >= C and (C == 1 or x.stride(3) == 1):

@@ -107,23 +107,19 @@ def silu(x, PRECISE: tl.constexpr):
 def gelu(x, PRECISE: tl.constexpr):
     """GELU x Phi(x), the exact one.
 
-    In half precision Phi is a polynomial on [-4.5, 4.5] (minimax of x Phi, error 7e-6, 6e-5 in
-    float32 arithmetic at the far end): multiply-adds cost a fraction of the special functions.
+    In half precision Phi(x) = 1 / (1 + 2^z) with an odd polynomial z of x, fitted for the least
+    error of x Phi(x): 2.6e-5 at most, far below the rounding of the result. It takes half the
+    instructions of a polynomial for Phi itself, which limits the kernels that end in a GELU.
     """
     if PRECISE:
-        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    inner = tl.minimum(tl.maximum(x, -4.5), 4.5)
-    s = inner * inner
-    p = s * -1.4000593219487545e-12 + 1.6972963312600342e-10
-    p = p * s + -9.193719563427294e-09
-    p = p * s + 2.958892366677901e-07
-    p = p * s + -6.365247827488929e-06
-    p = p * s + 9.787129965843633e-05
-    p = p * s + -0.0011226781643927097
-    p = p * s + 0.009833184070885181
-    p = p * s + -0.06633705645799637
-    p = p * s + 0.39888378977775574
-    return x * (inner * p + 0.5)
+        y = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    else:
+        # beyond |x| = 7 the last term would bend the exponent back
+        square = tl.minimum(x * x, 50.0)
+        z = square * 0.0010142630198970437 - 0.10677572339773178
+        z = x * (z * square - 2.301121234893799)
+        y = x * fast_reciprocal(1.0 + fast_exp2(tl.minimum(z, 126.0)))
+    return y
 
 
 @triton.jit

@@ -14,7 +14,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def position_encoding_ref(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x + depthwise 3x3 convolution of x: conditional position encoding with its residual.
+    """Sum of x and its depthwise 3x3 convolution: conditional position encoding with its residual.
 
     Args:
         x: (B, H, W, C).

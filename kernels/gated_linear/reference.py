@@ -14,7 +14,7 @@ def gated_linear_ref(
     residual: Tensor,
     norm_eps: float,
 ) -> Tensor:
-    """residual + (norm(y) * gate) W^T.
+    """Output projection residual + (norm(y) * gate) W^T.
 
     Args:
         y: (B, H, W, E).

@@ -18,7 +18,7 @@ def linear_ref(
     activation: Activation = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """activation(norm(x) W^T + bias) + residual.
+    """Linear layer activation(norm(x) W^T + bias) + residual.
 
     Args:
         x: (..., K).

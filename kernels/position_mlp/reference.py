@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from kernels.linear.reference import linear_ref
 from kernels.depthwise.reference import position_encoding_ref
+from kernels.linear.reference import linear_ref
 
 
 def position_mlp_ref(

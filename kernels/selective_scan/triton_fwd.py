@@ -28,7 +28,8 @@ _MAX_SEGMENTS = 64
 @triton.jit
 def _join(decay_left, state_left, ahead_left, before_left, decay, state, ahead, before):
     """Two runs of chunks as one: (decay, state) of h -> decay h + state over the whole run, and
-    (ahead, before) of the same map over all but its last chunk."""
+    (ahead, before) of the same map over all but its last chunk.
+    """
     return (
         decay_left * decay,
         decay * state_left + state,
@@ -39,7 +40,7 @@ def _join(decay_left, state_left, ahead_left, before_left, decay, state, ahead, 
 
 @triton.jit
 def _compose(decay_left, state_left, decay_right, state_right):
-    """h -> decay h + state, the left one first."""
+    """Maps h -> decay h + state, the left one first."""
     return decay_left * decay_right, decay_right * state_left + state_right
 
 

@@ -9,7 +9,7 @@ from kernels.state_fusion.reference import state_fusion_ref
 def fused_readout_ref(
     state: Tensor, u: Tensor, readout: Tensor, weight: Tensor, D: Tensor
 ) -> Tensor:
-    """y = C * fuse(state) + D * u.
+    """Observation y = C * fuse(state) + D * u.
 
     Args:
         state: (B, H, W, E).

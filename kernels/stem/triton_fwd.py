@@ -126,6 +126,56 @@ def _picture_tiles(T: int) -> tuple[int, int]:
     return (128 if T > 132 * 128 else 16), 4
 
 
+@triton.jit
+def _convolve_tile(
+    x_ptr,
+    weight_ptr,
+    image,
+    row,
+    col,
+    valid,
+    column,
+    bias_ptr,
+    H,
+    W,
+    N,
+    K: tl.constexpr,
+    RUN: tl.constexpr,
+    STRIDE: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """(tokens, columns) float32: convolution, bias, ReLU; RUN neighbouring pixels a step."""
+    exists = column < N
+    run = tl.arange(0, BLOCK_K)
+    used = run < RUN * K
+    steps: tl.constexpr = 3 // RUN
+    acc = tl.zeros([row.shape[0], column.shape[0]], dtype=tl.float32)
+    for step in range(3 * steps):
+        r = STRIDE * row + (step // steps - 1)
+        left = STRIDE * col + (step % steps * RUN - 1)
+        c = left[:, None] + (run // K)[None, :]
+        inside = (valid & (r >= 0) & (r < H))[:, None] & (c >= 0) & (c < W)
+        # pixels that lie side by side are one run of values
+        start_of_run = ((image * H + r) * W + left) * K
+        x = tl.load(
+            x_ptr + start_of_run[:, None] + run[None, :],
+            mask=inside & used[None, :],
+            other=0.0,
+        )
+        weight = tl.load(
+            weight_ptr + (step * RUN * K + run)[:, None] * N + column[None, :],
+            mask=used[:, None] & exists[None, :],
+            other=0.0,
+        )
+        acc = tl.dot(x, weight, acc, input_precision="ieee")
+    acc += tl.load(bias_ptr + column, mask=exists, other=0.0)[None, :]
+    if RELU:
+        # not max(): NaN must stay visible
+        acc = tl.where(acc < 0.0, 0.0, acc)
+    return acc
+
+
 @triton.jit(do_not_specialize=["T", "H", "W", "OH", "OW"])
 def _conv3x3_kernel(
     x_ptr,  # (B, H, W, K)
@@ -134,7 +184,7 @@ def _conv3x3_kernel(
     residual_ptr,  # (B, OH, OW, N); read with RESIDUAL
     project_ptr,  # (N, M); read with PROJECT
     project_bias_ptr,  # (M,) float32; read with PROJECT
-    out_ptr,  # (B, OH, OW, N), or (..., M) with PROJECT
+    out_ptr,  # (B, OH, OW, M); M is N without PROJECT
     T,
     H,
     W,
@@ -153,61 +203,68 @@ def _conv3x3_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    start = tl.program_id(0) * BLOCK_T
-    token = start + tl.arange(0, BLOCK_T)
+    token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     valid = token < T
     row, col = token_position(token, OH, OW)
     image = (token // (OH * OW)).to(tl.int64)
-    column = tl.arange(0, BLOCK_N)
-    exists = column < N
-    # RUN neighbouring pixels are one run of RUN K values
-    run = tl.arange(0, BLOCK_K)
-    used = run < RUN * K
-    steps: tl.constexpr = 3 // RUN
-    acc = tl.zeros([BLOCK_T, BLOCK_N], dtype=tl.float32)
-    for step in range(3 * steps):
-        r = STRIDE * row + (step // steps - 1)
-        left = STRIDE * col + (step % steps * RUN - 1)
-        c = left[:, None] + (run // K)[None, :]
-        inside = (valid & (r >= 0) & (r < H))[:, None] & (c >= 0) & (c < W)
-        start_of_run = ((image * H + r) * W + left) * K
-        x = tl.load(
-            x_ptr + start_of_run[:, None] + run[None, :],
-            mask=inside & used[None, :],
-            other=0.0,
-        )
-        weight = tl.load(
-            weight_ptr + (step * RUN * K + run)[:, None] * N + column[None, :],
-            mask=used[:, None] & exists[None, :],
-            other=0.0,
-        )
-        acc = tl.dot(x, weight, acc, input_precision="ieee")
-    acc += tl.load(bias_ptr + column, mask=exists, other=0.0)[None, :]
-    if RELU:
-        # not max(): NaN must stay visible
-        acc = tl.where(acc < 0.0, 0.0, acc)
-    first = token.to(tl.int64)[:, None]
+    out = tl.arange(0, BLOCK_M)
+    wanted = out < M
     if PROJECT:
-        unit = tl.arange(0, BLOCK_M)
-        wanted = unit < M
-        project = tl.load(
-            project_ptr + column[:, None] * M + unit[None, :],
-            mask=exists[:, None] & wanted[None, :],
-            other=0.0,
-        )
-        y = tl.dot(acc.to(project.dtype), project, input_precision="ieee")
-        y += tl.load(project_bias_ptr + unit, mask=wanted, other=0.0)[None, :]
-        tl.store(
-            out_ptr + first * M + unit[None, :],
-            y.to(out_ptr.dtype.element_ty),
-            mask=valid[:, None] & wanted[None, :],
-        )
+        y = tl.zeros([BLOCK_T, BLOCK_M], dtype=tl.float32)
+        # the columns between the two convolutions come block by block
+        for start in range(0, N, BLOCK_N):
+            column = start + tl.arange(0, BLOCK_N)
+            acc = _convolve_tile(
+                x_ptr,
+                weight_ptr,
+                image,
+                row,
+                col,
+                valid,
+                column,
+                bias_ptr,
+                H,
+                W,
+                N,
+                K,
+                RUN,
+                STRIDE,
+                RELU,
+                BLOCK_K,
+            )
+            project = tl.load(
+                project_ptr + column[:, None] * M + out[None, :],
+                mask=(column < N)[:, None] & wanted[None, :],
+                other=0.0,
+            )
+            y = tl.dot(acc.to(project.dtype), project, y, input_precision="ieee")
     else:
-        mask = valid[:, None] & exists[None, :]
-        offset = first * N + column[None, :]
-        if RESIDUAL:
-            acc += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
-        tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
+        column = out
+        y = _convolve_tile(
+            x_ptr,
+            weight_ptr,
+            image,
+            row,
+            col,
+            valid,
+            column,
+            bias_ptr,
+            H,
+            W,
+            N,
+            K,
+            RUN,
+            STRIDE,
+            RELU,
+            BLOCK_K,
+        )
+    offset = token.to(tl.int64)[:, None] * M + out[None, :]
+    mask = valid[:, None] & wanted[None, :]
+    if PROJECT:
+        y += tl.load(project_bias_ptr + out, mask=wanted, other=0.0)[None, :]
+    if RESIDUAL:
+        y += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + offset, y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def pack_conv_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -235,7 +292,7 @@ def conv3x3_triton(
         project_weight: (N, M), the transpose of the 1x1 convolution's weight, dtype of x.
 
     Raises:
-        ValueError: another K, or a projection together with a residual.
+        ValueError: another K or N, or a projection together with a residual.
     """
     x = x.contiguous()
     B, H, W, K = x.shape
@@ -247,7 +304,9 @@ def conv3x3_triton(
     OH, OW = triton.cdiv(H, stride), triton.cdiv(W, stride)
     T = B * OH * OW
     out = torch.empty((B, OH, OW, M), dtype=x.dtype, device=x.device)
-    block_n = max(16, next_power_of_2(N))
+    block_n = min(128, max(16, next_power_of_2(N)))
+    if not is_projecting and block_n < N:
+        raise ValueError(f"without projection N is at most 128, got {N}")
     block_t, warps = _conv_tiles(T, block_n, x.dtype)
     # longer runs take fewer steps, as long as their weights stay small
     run = 3 if 3 * K <= 128 and block_n <= 64 else 1

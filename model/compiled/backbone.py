@@ -27,7 +27,7 @@ from kernels.stem.triton_fwd import (
 )
 from model.backbone import Backbone, Block
 from model.config import InputConfig
-from model.layers import Downsample, PositionEncoding, Stem
+from model.layers import ConvNormAct, Downsample, PositionEncoding, Stem
 
 # widest maps whose products run fused with their neighbours
 MAX_FUSED_DIM: Final = 128
@@ -165,18 +165,19 @@ class CompiledStem:
     def __init__(self, stem: Stem, config: InputConfig, cast: _Cast) -> None:
         mean, std = torch.tensor((*config.mean, 0.0)), torch.tensor((*config.std, 1.0))
         self._scale, self._shift = cast.exact(1 / std), cast.exact(-mean / std)
-        reduce, (first, second), (wide, project) = stem.reduce, stem.residual, stem.project
-        self._reduce = pack_picture_weight(cast.exact(reduce.conv.weight), cast.dtype)
-        self._reduce_bias = cast.exact(_bias(reduce.conv))
+        first, second = (_conv(layer) for layer in stem.residual)
+        wide, project = (_conv(layer) for layer in stem.project)
+        reduce = _conv(stem.reduce)
+        self._reduce = pack_picture_weight(cast.exact(reduce.weight), cast.dtype)
+        self._reduce_bias = cast.exact(_bias(reduce))
         self._residual = [
-            (pack_conv_weight(cast.exact(layer.conv.weight), cast.dtype), _bias(layer.conv))
-            for layer in (first, second)
+            (pack_conv_weight(cast.exact(conv.weight), cast.dtype), cast.exact(_bias(conv)))
+            for conv in (first, second)
         ]
-        self._residual = [(weight, cast.exact(bias)) for weight, bias in self._residual]
-        self._wide = pack_conv_weight(cast.exact(wide.conv.weight), cast.dtype)
-        self._wide_bias = cast.exact(_bias(wide.conv))
-        self._project = cast.product(project.conv.weight.flatten(1).t())
-        self._project_bias = cast.exact(_bias(project.conv))
+        self._wide = pack_conv_weight(cast.exact(wide.weight), cast.dtype)
+        self._wide_bias = cast.exact(_bias(wide))
+        self._project = cast.product(project.weight.flatten(1).t())
+        self._project_bias = cast.exact(_bias(project))
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """(B, H, W, 4) RGBX uint8, or normalised -> (B, ceil(H / 4), ceil(W / 4), C)."""
@@ -198,7 +199,7 @@ class CompiledDownsample:
     """Halve the resolution, double the channels; see `model.layers.Downsample`."""
 
     def __init__(self, layer: Downsample, cast: _Cast) -> None:
-        expand, depthwise, project = layer.expand.conv, layer.depthwise.conv, layer.project.conv
+        expand, depthwise, project = map(_conv, (layer.expand, layer.depthwise, layer.project))
         self._expand = cast.product(expand.weight.flatten(1))
         self._expand_bias = cast.exact(_bias(expand))
         self._taps, self._taps_bias = cast.taps(depthwise.weight), cast.exact(_bias(depthwise))
@@ -231,11 +232,19 @@ class CompiledBackbone:
     ) -> None:
         cast = _Cast(dtype, device)
         self._stem = CompiledStem(backbone.stem, config, cast)
-        self._stages = [[CompiledBlock(block, cast) for block in s] for s in backbone.stages]
-        self._downsamples = [CompiledDownsample(layer, cast) for layer in backbone.downsamples]
+        self._stages = [
+            [CompiledBlock(block, cast) for block in stage.children() if isinstance(block, Block)]
+            for stage in backbone.stages
+        ]
+        self._downsamples = [
+            CompiledDownsample(layer, cast)
+            for layer in backbone.downsamples
+            if isinstance(layer, Downsample)
+        ]
         self._norms = [
             (cast.product(norm.weight), cast.product(norm.bias), norm.eps)
             for norm in backbone.output_norms or ()
+            if isinstance(norm, nn.LayerNorm)
         ]
 
     def __call__(self, pictures: Tensor) -> list[Tensor]:
@@ -264,6 +273,13 @@ class CompiledBackbone:
             return x
         weight, bias, eps = self._norms[stage]
         return nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def _conv(layer: nn.Module) -> nn.Conv2d:
+    """The convolution of a layer that has one."""
+    if not isinstance(layer, ConvNormAct):
+        raise TypeError(f"expected ConvNormAct, got {type(layer).__name__}")
+    return layer.conv
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:

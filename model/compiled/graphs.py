@@ -134,6 +134,8 @@ class _CudaRecorder:
         self._device = device
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
+        # torch lets nobody into a pool again that all graphs have left while a tensor lives in it
+        self._anchor = self(lambda: torch.zeros(1, device=device))
 
     def __call__(self, function: Callable[[], Any]) -> "_CudaGraph":
         current = torch.cuda.current_stream(self._device)

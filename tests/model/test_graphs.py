@@ -111,6 +111,18 @@ def test_cuda_graphs_share_memory_and_survive_a_failure() -> None:
         assert cache.replay(size).item() == 4 * size**3
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_only_cuda_graph_may_be_replaced_while_its_answer_is_in_use() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    cache: GraphCache[int, torch.Tensor, torch.Tensor] = GraphCache(1, make_recorder(device))
+    kept = []
+    for key in range(3):
+        cache.capture(key, lambda own: own + 1, torch.full((1000,), float(key), device=device))
+        kept.append(cache.replay(key))
+        assert kept[-1].sum().item() == 1000 * (key + 1)
+
+
 class TestCheckGpu:
     @pytest.fixture(autouse=True)
     def _gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,52 @@
+"""Bytes that each kernel of a forward pass must move: every map it reads or writes, once.
+
+Weights are left out: they are small and stay in the cache. One unit is a stage's map of width C in
+half precision, as in `benchmarks.roofline`.
+"""
+
+import math
+from collections import Counter
+
+from model.compiled.backbone import MAX_FUSED_DIM
+from model.config import variant
+
+
+def kernel_traffic(name: str, batch: int, side: int) -> Counter[str]:
+    """Kernel name -> bytes of all its launches in one pass of a classifier's backbone."""
+    config = variant(name).backbone
+    moved = _stem(batch, side, config.dims[0])
+    for stage, (dim, depth) in enumerate(zip(config.dims, config.depths, strict=True)):
+        tokens = batch * (side >> (2 + stage)) ** 2
+        for kernel, units in _block(dim).items():
+            moved[kernel] += depth * round(units * tokens * dim * 2)
+        if stage < len(config.dims) - 1:
+            # expand to 8 C; stride 2; 8 C to 2 C at a quarter of the tokens
+            moved["_linear_kernel"] += round((9 + 2.5) * tokens * dim * 2)
+            moved["_depthwise_stride2_kernel"] += 10 * tokens * dim * 2
+    return moved
+
+
+def _stem(batch: int, side: int, dim: int) -> Counter[str]:
+    half = batch * (side // 2) ** 2 * (dim // 2) * 2
+    quarter = batch * (side // 4) ** 2 * dim * 2
+    pictures = batch * side**2 * 4
+    return Counter(
+        {"_picture_conv_kernel": pictures + half, "_conv3x3_kernel": (2 + 3 + 1) * half + quarter}
+    )
+
+
+def _block(dim: int) -> dict[str, float]:
+    """Units per kernel of one block; the projection to dt, B and C is `small`."""
+    small = (math.ceil(dim / 16) + 2) / dim
+    units = {
+        "_depthwise_kernel": 4.0,
+        "_linear_kernel": 2 + small,
+        "_scan_kernel": 4 + small,
+        "_fused_readout_kernel": 6 + small,
+        "_gated_linear_kernel": 6.0,
+    }
+    if dim <= MAX_FUSED_DIM:
+        return units | {"_position_linear_kernel": 6.0, "_position_mlp_kernel": 2.0}
+    units["_depthwise_kernel"] += 2 * 2
+    units["_linear_kernel"] += 5 + 5 + 6
+    return units
