@@ -134,11 +134,11 @@ def multiply_add(a, b, acc, PRECISE: tl.constexpr):
 
 @triton.jit
 def normalise_rows(x, inside, C, eps):
-    """LayerNorm (x - mean) / sqrt(variance + eps) of each row; columns outside stay out of the sums.
+    """LayerNorm (x - mean) / sqrt(variance + eps) of each row of x.
 
     Args:
         x: (rows, columns) float32, zero outside.
-        inside: (columns,) of which C are true.
+        inside: (columns,) of which C are true; the others stay out of the sums.
     """
     mean = tl.sum(x, axis=1) / C
     centred = tl.where(inside[None, :], x - mean[:, None], 0.0)

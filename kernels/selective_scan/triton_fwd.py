@@ -27,8 +27,10 @@ _MAX_SEGMENTS = 64
 
 @triton.jit
 def _join(decay_left, state_left, ahead_left, before_left, decay, state, ahead, before):
-    """Two runs of chunks as one: (decay, state) of h -> decay h + state over the whole run, and
-    (ahead, before) of the same map over all but its last chunk.
+    """Two runs of chunks as one.
+
+    (decay, state) is the map h -> decay h + state over the whole run, (ahead, before) that over
+    all but its last chunk.
     """
     return (
         decay_left * decay,
