@@ -60,8 +60,18 @@ def build_compiled(task: TaskName, variant: str, hw: tuple[int, int], device: st
 
 
 def forward_resident(predictor: CompiledModel, images_rgbx: Tensor) -> Any:
-    """The captured graph of this shape, input and output on the device."""
-    return predictor.forward_resident(images_rgbx)
+    """The captured graph of this shape, input and output on the device.
+
+    Segmentation goes on to class maps of the input's size; they are made outside the graph, since
+    photographs of one shape may come from originals of many.
+    """
+    answer = predictor.forward_resident(images_rgbx)
+    if predictor.spec.task is TaskName.SEGMENT:
+        from kernels.label_map.triton_fwd import label_maps
+
+        hw = (images_rgbx.shape[1], images_rgbx.shape[2])
+        return label_maps(answer, hw, [hw] * images_rgbx.shape[0])
+    return answer
 
 
 def forward_ungraphed(predictor: CompiledModel, images_rgbx: Tensor) -> Any:

@@ -19,7 +19,11 @@ from benchmarks.report import GrowingReport, Row
 from tests.model import golden
 from tests.model.golden_gpu import GpuModels, GpuRow, case_names, compare, outside
 
-DTYPES: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: Final = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+}
 # by the last word of the metric
 UNITS: Final = {
     "logit": "logit",
@@ -47,9 +51,10 @@ def run_cases(task: tuple[Sequence[str], str, str]) -> list[tuple[str, list[GpuR
     return done
 
 
-def run(report: GrowingReport, dtype: str, device: str, processes: int) -> None:
+def run(report: GrowingReport, dtype: str, device: str, processes: int, only: str) -> None:
     """All cases, a process per model; one that fails or is too far off is under `failures`."""
-    groups = [list(own) for _, own in groupby(case_names(), key=manifest_of)]
+    names = [name for name in case_names() if name.startswith(tuple(only.split(",")))]
+    groups = [list(own) for _, own in groupby(names, key=manifest_of)]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         tasks = [(names, dtype, device) for names in groups]
         for done in pool.imap_unordered(run_cases, tasks):
@@ -74,9 +79,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=list(DTYPES), default="float16")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--only", default="", help="beginnings of names, with commas between")
     args = parser.parse_args()
     report = GrowingReport(args.out, "golden-gpu", dtype=args.dtype)
-    run(report, args.dtype, args.device, args.processes)
+    run(report, args.dtype, args.device, args.processes, args.only)
     if report.failures:
         raise SystemExit(f"outside the tolerance: {', '.join(report.failures)}")
 

@@ -40,10 +40,10 @@ def _block(dim: int) -> dict[str, float]:
     small = (math.ceil(dim / 16) + 2) / dim
     units = {
         "_depthwise_kernel": 4.0,
-        "_linear_kernel": 2 + small,
+        # the projection to dt, B and C, and the output projection with its residual
+        "_linear_kernel": 2 + small + 4,
         "_scan_kernel": 4 + small,
-        "_fused_readout_kernel": 6 + small,
-        "_gated_linear_kernel": 6.0,
+        "_gated_fusion_kernel": 8 + small,
     }
     if dim <= MAX_FUSED_DIM:
         return units | {"_position_linear_kernel": 6.0, "_position_mlp_kernel": 2.0}

@@ -22,25 +22,6 @@ SCAN_TILES = (
     (8, 32, 1, 4, 255),
 )
 DEPTHWISE_TILES = ((8, 64, 4), (16, 32, 4), (4, 64, 2), (8, 64, 2), (4, 128, 4))
-READOUT_TILES = (
-    (8, 64, 4, 168),
-    (8, 64, 4, 128),
-    (4, 64, 2, 168),
-    (8, 64, 2, 255),
-    (8, 32, 1, 255),
-    (16, 32, 4, 168),
-)
-GATED_TILES = (
-    (64, 64, 64, 4, 3),
-    (64, 128, 64, 4, 3),
-    (64, 256, 64, 8, 3),
-    (128, 64, 64, 8, 3),
-    (128, 128, 64, 8, 3),
-    (64, 64, 128, 4, 2),
-    (64, 128, 128, 8, 2),
-    (32, 256, 64, 4, 3),
-    (32, 128, 64, 4, 3),
-)
 MLP_TILES = (
     (64, 64, 4, 2),
     (64, 64, 4, 3),
@@ -144,36 +125,22 @@ def stage_trials(B: int, side: int, C: int) -> Iterator[Trial]:
         ),
     )
     yield from trials(
-        "fused_readout",
+        "gated_fusion",
         "state_fusion",
         "_tiles",
-        6 * unit + small,
-        READOUT_TILES,
+        8 * unit + small,
+        [(n // E, w) for n in (2048, 4096, 8192) for w in (4, 8) if n >= E],
         lambda: _bind(
             "state_fusion",
-            "fused_readout_triton",
+            "gated_fusion_triton",
             shaped(E),
             shaped(E),
             shaped(R + 2),
+            shaped(2 * E)[..., E:],
             exact(25, E),
             exact(E),
-        ),
-    )
-    yield from trials(
-        "gated_linear",
-        "gated_linear",
-        "_tiles",
-        6 * unit,
-        GATED_TILES,
-        lambda: _bind(
-            "gated_linear",
-            "gated_linear_triton",
-            shaped(E),
-            shaped(2 * E)[..., E:],
             exact(E),
             exact(E),
-            half(C, E),
-            shaped(C),
             EPS,
         ),
     )
@@ -262,6 +229,7 @@ def _linear_trials(
     shapes: dict[str, tuple[int, int, Activation]] = {
         "x_proj": (2 * C, -(-C // 16) + 2, "none"),
         "expand": (C, 8 * C, "relu"),
+        "out": (2 * C, C, "none"),
     }
     if C > 128:
         shapes |= {
@@ -289,10 +257,10 @@ def _linear_trials(
                 colsum=None if normed is None else exact(N),
                 statistics=normed,
                 activation=activation,
-                residual=shaped(N) if name == "fc2" else None,
+                residual=shaped(N) if name in ("fc2", "out") else None,
             )
 
-        traffic = (K + N + (N if name == "fc2" else 0)) * (unit // C)
+        traffic = (K + N + (N if name in ("fc2", "out") else 0)) * (unit // C)
         tiles = NARROW_TILES if name == "x_proj" else LINEAR_TILES
         yield from trials(f"linear_{name}", "linear", "_tiles", traffic, tiles, make)
 

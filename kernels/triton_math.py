@@ -159,24 +159,28 @@ def tile_tokens(tile, T, H, W, BLOCK_T: tl.constexpr, TILE_W: tl.constexpr):
 
     TILE_W 0: BLOCK_T tokens in raster order, over the ends of rows and maps; nothing is wasted.
     Otherwise a rectangle TILE_W wide inside one map; its neighbours are mostly its own tokens.
+    Tokens past an end repeat the nearest one, so that all they read exists; they must not write.
 
     Returns:
-        first token (int64), and per token its index relative to that one, row, column, whether it
-        exists.
+        first token (int64), and per token its index relative to that one, row, column, and
+        whether it is no repetition.
     """
     i = tl.arange(0, BLOCK_T)
     if TILE_W == 0:
         start = tile * BLOCK_T
-        first, local = start.to(tl.int64), i
-        in_map = (start + i) % (H * W)
-        row, col, valid = in_map // W, in_map % W, start + i < T
+        valid = start + i < T
+        token = tl.minimum(start + i, T - 1)
+        first, local = start.to(tl.int64), token - start
+        row, col = token % (H * W) // W, token % (H * W) % W
     else:
         TILE_H: tl.constexpr = BLOCK_T // TILE_W
         across, down = tl.cdiv(W, TILE_W), tl.cdiv(H, TILE_H)
         top, left = (tile // across) % down * TILE_H, tile % across * TILE_W
         row, col = top + i // TILE_W, left + i % TILE_W
+        valid = (row < H) & (col < W)
+        row, col = tl.minimum(row, H - 1), tl.minimum(col, W - 1)
         first = (tile // (across * down) * H + top).to(tl.int64) * W + left
-        local, valid = i // TILE_W * W + i % TILE_W, (row < H) & (col < W)
+        local = (row - top) * W + col - left
     return first, local, row, col, valid
 
 

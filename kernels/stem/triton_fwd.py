@@ -140,31 +140,26 @@ def _convolve_tile(
     W,
     N,
     K: tl.constexpr,
-    RUN: tl.constexpr,
     STRIDE: tl.constexpr,
     RELU: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """(tokens, columns) float32: convolution, bias, ReLU; RUN neighbouring pixels a step."""
+    """(tokens, columns) float32: convolution, bias, ReLU."""
     exists = column < N
-    run = tl.arange(0, BLOCK_K)
-    used = run < RUN * K
-    steps: tl.constexpr = 3 // RUN
+    k = tl.arange(0, BLOCK_K)
+    used = k < K
     acc = tl.zeros([row.shape[0], column.shape[0]], dtype=tl.float32)
-    for step in range(3 * steps):
-        r = STRIDE * row + (step // steps - 1)
-        left = STRIDE * col + (step % steps * RUN - 1)
-        c = left[:, None] + (run // K)[None, :]
-        inside = (valid & (r >= 0) & (r < H))[:, None] & (c >= 0) & (c < W)
-        # pixels that lie side by side are one run of values
-        start_of_run = ((image * H + r) * W + left) * K
+    for tap in range(9):
+        r = STRIDE * row + (tap // 3 - 1)
+        c = STRIDE * col + (tap % 3 - 1)
+        inside = valid & (r >= 0) & (r < H) & (c >= 0) & (c < W)
         x = tl.load(
-            x_ptr + start_of_run[:, None] + run[None, :],
-            mask=inside & used[None, :],
+            x_ptr + (((image * H + r) * W + c) * K)[:, None] + k[None, :],
+            mask=inside[:, None] & used[None, :],
             other=0.0,
         )
         weight = tl.load(
-            weight_ptr + (step * RUN * K + run)[:, None] * N + column[None, :],
+            weight_ptr + (tap * K + k)[:, None] * N + column[None, :],
             mask=used[:, None] & exists[None, :],
             other=0.0,
         )
@@ -179,7 +174,7 @@ def _convolve_tile(
 @triton.jit(do_not_specialize=["T", "H", "W", "OH", "OW"])
 def _conv3x3_kernel(
     x_ptr,  # (B, H, W, K)
-    weight_ptr,  # (3, 3 K, N): row of taps, then column and input channel
+    weight_ptr,  # (9, K, N)
     bias_ptr,  # (N,) float32
     residual_ptr,  # (B, OH, OW, N); read with RESIDUAL
     project_ptr,  # (N, M); read with PROJECT
@@ -193,7 +188,6 @@ def _conv3x3_kernel(
     N,
     M,
     K: tl.constexpr,
-    RUN: tl.constexpr,
     STRIDE: tl.constexpr,
     RELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
@@ -227,7 +221,6 @@ def _conv3x3_kernel(
                 W,
                 N,
                 K,
-                RUN,
                 STRIDE,
                 RELU,
                 BLOCK_K,
@@ -253,7 +246,6 @@ def _conv3x3_kernel(
             W,
             N,
             K,
-            RUN,
             STRIDE,
             RELU,
             BLOCK_K,
@@ -268,8 +260,8 @@ def _conv3x3_kernel(
 
 
 def pack_conv_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, K, 3, 3) -> (3, 3 K, N) as the kernel reads it."""
-    return weight.permute(2, 3, 1, 0).reshape(3, -1, weight.shape[0]).to(dtype).contiguous()
+    """(N, K, 3, 3) -> (9, K, N) as the kernel reads it."""
+    return weight.permute(2, 3, 1, 0).reshape(9, weight.shape[1], -1).to(dtype).contiguous()
 
 
 def conv3x3_triton(
@@ -304,12 +296,12 @@ def conv3x3_triton(
     OH, OW = triton.cdiv(H, stride), triton.cdiv(W, stride)
     T = B * OH * OW
     out = torch.empty((B, OH, OW, M), dtype=x.dtype, device=x.device)
-    block_n = min(128, max(16, next_power_of_2(N)))
+    block_n = max(16, next_power_of_2(N))
+    # 256 columns fit the registers, more come block by block
+    block_n = block_n if block_n <= 256 else 128
     if not is_projecting and block_n < N:
-        raise ValueError(f"without projection N is at most 128, got {N}")
+        raise ValueError(f"without projection N is at most 256, got {N}")
     block_t, warps = _conv_tiles(T, block_n, x.dtype)
-    # longer runs take fewer steps, as long as their weights stay small
-    run = 3 if 3 * K <= 128 and block_n <= 64 else 1
     _conv3x3_kernel[(triton.cdiv(T, block_t),)](
         x,
         weight,
@@ -326,17 +318,16 @@ def conv3x3_triton(
         N,
         M,
         K=K,
-        RUN=run,
         STRIDE=stride,
         RELU=relu,
         RESIDUAL=residual is not None,
         PROJECT=is_projecting,
         BLOCK_T=block_t,
         BLOCK_N=block_n,
-        BLOCK_K=next_power_of_2(run * K),
+        BLOCK_K=next_power_of_2(K),
         BLOCK_M=max(16, next_power_of_2(M)),
         num_warps=warps,
-        num_stages=2 if run == 3 else 3,
+        num_stages=3,
     )
     return out
 

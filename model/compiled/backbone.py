@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
-from kernels.gated_linear.triton_fwd import gated_linear_triton
 from kernels.linear.triton_fwd import linear_triton
 from kernels.position_linear.triton_fwd import position_linear_triton
 from kernels.position_mlp.triton_fwd import position_mlp_triton
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
-from kernels.state_fusion.readout import merge_taps
-from kernels.state_fusion.triton_fwd import fused_readout_triton
+from kernels.state_fusion.gated import merge_taps
+from kernels.state_fusion.triton_fwd import gated_fusion_triton
 from kernels.stem.triton_fwd import (
     conv3x3_triton,
     pack_conv_weight,
@@ -106,16 +105,18 @@ class CompiledBlock:
         u = conv_silu_triton(xz[..., : self._inner], self._conv_weight, self._conv_bias)
         projected = linear_triton(u, self._x_proj)
         state = low_rank_scan_triton(u, projected, self._dt_weight, self._dt_bias, self._A)
-        y = fused_readout_triton(state, u, projected, self._taps, self._D)
-        x2 = gated_linear_triton(
-            y,
+        gated = gated_fusion_triton(
+            state,
+            u,
+            projected,
             xz[..., self._inner :],
+            self._taps,
+            self._D,
             self._norm_weight,
             self._norm_bias,
-            self._out_proj,
-            x1,
             self._out_norm.eps,
         )
+        x2 = linear_triton(gated, self._out_proj, residual=x1)
         return self._mlp(x2)
 
     def _project_in(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks import bench_gpu
+from benchmarks.bench_cpu import make_spec
 from benchmarks.bench_gpu import Bench, Case, Kind, all_cases, best_compiled, select
 from benchmarks.compiled_model import random_picture
 from benchmarks.gpu_timing import Deadline
@@ -28,6 +29,7 @@ class StandIn:
 
     def __init__(self, task: TaskName) -> None:
         self.task = task
+        self.spec = make_spec(task, "tiny")
         self.calls: list[Any] = []
 
     def forward_resident(self, images_rgbx: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from kernels.depthwise.reference import conv_silu_ref, position_encoding_ref
 from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.downsample.reference import depthwise_stride2_ref
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
-from kernels.gated_linear.reference import gated_linear_ref
-from kernels.gated_linear.triton_fwd import gated_linear_triton
 from kernels.linear.reference import linear_ref
 from kernels.linear.triton_fwd import linear_triton
 from kernels.position_linear.reference import position_linear_ref
@@ -21,8 +19,8 @@ from kernels.position_mlp.triton_fwd import position_mlp_triton
 from kernels.selective_scan.chunked import selective_scan_chunked
 from kernels.selective_scan.low_rank import low_rank_scan_ref
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
-from kernels.state_fusion.readout import fused_readout_ref, merge_taps
-from kernels.state_fusion.triton_fwd import fused_readout_triton
+from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
+from kernels.state_fusion.triton_fwd import gated_fusion_triton
 from kernels.stem.reference import conv3x3_ref, picture_conv_ref
 from kernels.stem.triton_fwd import (
     conv3x3_triton,
@@ -200,23 +198,15 @@ def low_rank_scan(d: Draw) -> Case:
     return Case(lambda: [low_rank_scan_triton(u, p, w.t().contiguous(), b, A)], reference)
 
 
-def fused_readout(d: Draw) -> Case:
+def gated_fusion(d: Draw) -> Case:
     E = 2 * d.C
-    state, u, p = d.map(E), d.map(E), d.map(3)
-    weight, D = d.exact(3, E, 3, 3, scale=0.3), d.exact(E)
+    state, u, p, gate = d.map(E), d.map(E), d.map(3), d.map(2 * E)[..., E:]
+    weight, D, nw, nb = d.exact(3, E, 3, 3, scale=0.3), d.exact(E), d.exact(E), d.exact(E)
     return Case(
-        lambda: [fused_readout_triton(state, u, p, merge_taps(weight), D)],
-        lambda wide: [fused_readout_ref(*widen(wide, state, u, p[..., 2:], weight, D))],
-    )
-
-
-def gated_linear(d: Draw) -> Case:
-    E = 2 * d.C
-    y, gate, nw, nb = d.map(E), d.map(2 * E)[..., E:], d.exact(E), d.exact(E)
-    weight, residual = d.half(d.C, E, scale=E**-0.5), d.map()
-    return Case(
-        lambda: [gated_linear_triton(y, gate, nw, nb, weight, residual, EPS)],
-        lambda wide: [gated_linear_ref(*widen(wide, y, gate, nw, nb, weight, residual), EPS)],
+        lambda: [gated_fusion_triton(state, u, p, gate, merge_taps(weight), D, nw, nb, EPS)],
+        lambda wide: [
+            gated_fusion_ref(*widen(wide, state, u, p[..., 2:], gate, weight, D, nw, nb), EPS)
+        ],
     )
 
 
@@ -293,8 +283,7 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         linear_residual,
         conv_silu,
         low_rank_scan,
-        fused_readout,
-        gated_linear,
+        gated_fusion,
         depthwise_stride2,
         picture_conv,
         conv3x3,

@@ -26,7 +26,11 @@ MAX_SCORE_GAP: Final = 0.02
 MIN_FOUND: Final = 0.95
 MIN_AGREEMENT: Final = 0.995
 # the key of the tolerance in a case's file
-TOLERANCES: Final = {torch.float16: "reduced", torch.bfloat16: "bf16"}
+TOLERANCES: Final = {
+    torch.float16: "reduced",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+}
 
 
 @dataclass(frozen=True, slots=True)

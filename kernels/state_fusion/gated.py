@@ -1,32 +1,47 @@
-"""State fusion with the read-out: the truth."""
+"""State fusion with read-out, norm, gate and output projection: the truth."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.state_fusion.reference import state_fusion_ref
 
 
-def fused_readout_ref(
-    state: Tensor, u: Tensor, readout: Tensor, weight: Tensor, D: Tensor
+def gated_fusion_ref(
+    state: Tensor,
+    u: Tensor,
+    readout: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    D: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    norm_eps: float,
 ) -> Tensor:
-    """Observation y = C * fuse(state) + D * u.
+    """Gated, normalised observation norm(C * fuse(state) + D * u) * gate.
 
     Args:
         state: (B, H, W, E).
         u: (B, H, W, E).
         readout: (B, H, W, 1), C of the paper.
+        gate: (B, H, W, E), SiLU(z) already applied.
         weight: (3, E, 3, 3), the dilations' scales folded in.
         D: (E,).
+        norm_weight: (E,) LayerNorm's gain.
+        norm_bias: (E,).
 
     Returns:
         (B, H, W, E), dtype of state; float32 (or float64) inside.
 
-    Source: arXiv:2410.15091v2, section 3.2 (structure-aware state fusion, observation equation).
+    Source: arXiv:2410.15091v2, section 3.2 and figure 3.
     """
     compute = torch.promote_types(state.dtype, torch.float32)
-    ones = torch.ones(3, dtype=compute, device=state.device)
-    fused = state_fusion_ref(state.to(compute), weight.to(compute), ones)
-    return (readout.to(compute) * fused + D.to(compute) * u.to(compute)).to(state.dtype)
+    fused = state_fusion_ref(
+        state.to(compute), weight.to(compute), torch.ones(3, dtype=compute, device=state.device)
+    )
+    y = readout.to(compute) * fused + D.to(compute) * u.to(compute)
+    y = F.layer_norm(y, y.shape[-1:], norm_weight.to(compute), norm_bias.to(compute), norm_eps)
+    return (y * gate.to(compute)).to(state.dtype)
 
 
 def merge_taps(weight: Tensor) -> Tensor:
