@@ -185,9 +185,9 @@ def _conv3x3_kernel(
     W,
     OH,
     OW,
-    N,
     M,
     K: tl.constexpr,
+    N: tl.constexpr,
     STRIDE: tl.constexpr,
     RELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
@@ -206,7 +206,7 @@ def _conv3x3_kernel(
     if PROJECT:
         y = tl.zeros([BLOCK_T, BLOCK_M], dtype=tl.float32)
         # the columns between the two convolutions come block by block
-        for start in range(0, N, BLOCK_N):
+        for start in tl.static_range(0, N, BLOCK_N):
             column = start + tl.arange(0, BLOCK_N)
             acc = _convolve_tile(
                 x_ptr,
@@ -315,9 +315,9 @@ def conv3x3_triton(
         W,
         OH,
         OW,
-        N,
         M,
         K=K,
+        N=N,
         STRIDE=stride,
         RELU=relu,
         RESIDUAL=residual is not None,
