@@ -169,7 +169,8 @@ class Bench:
         self._report.add(self._memory(case, predictor))
 
     def _predictor_of(self, case: Case) -> CompiledModel:
-        if self._predictor is None or self._model != case.model:
+        is_used = case.kind is Kind.WARM_UP  # graphs of the cases before would be found captured
+        if self._predictor is None or self._model != case.model or is_used:
             self._drop()
             before = allocated(self._device)
             self._predictor = build_compiled(*case.model, self._device)

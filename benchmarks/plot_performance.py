@@ -174,7 +174,7 @@ def update_tables(page: Path, reports: Sequence[dict[str, Any]]) -> None:
 
 
 def draw(found: dict[Key, Figures], folder: Path) -> None:
-    """Both plots.
+    """Both plots; no latency against a single size.
 
     Raises:
         RuntimeError: matplotlib is not installed.
@@ -195,10 +195,17 @@ def draw(found: dict[Key, Figures], folder: Path) -> None:
     panels[0].set_ylabel("images/s")
     figure.savefig(folder / THROUGHPUT_PLOT, dpi=120)
     pyplot.close(figure)
+    if len(sizes_at_batch_1(found)) < 2:
+        return
     figure, panel = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     _latency_panel(panel, "tiny", found)
     figure.savefig(folder / LATENCY_PLOT, dpi=120)
     pyplot.close(figure)
+
+
+def sizes_at_batch_1(found: Iterable[Key]) -> list[int]:
+    """Sides of the images that were measured alone."""
+    return sorted({key.size for key in found if key.batch == 1})
 
 
 def _throughput_panel(panel: "Axes", variant: str, found: dict[Key, Figures]) -> None:
@@ -228,7 +235,7 @@ def _latency_panel(panel: "Axes", variant: str, found: dict[Key, Figures]) -> No
             if (key.model, key.through, key.batch) == (model, through, 1)
         }
         _line(panel, values, (model, through), marker)
-    panel.set_xticks(sorted({key.size for key in found if key.batch == 1}))
+    panel.set_xticks(sizes_at_batch_1(found))
     panel.set(title=f"{variant}, batch 1", xlabel="image side, pixels", ylabel="ms")
     panel.set_ylim(bottom=0)
     _finish(panel)
@@ -272,12 +279,12 @@ def _ratio(ours: Figures | None, other: Figures | None, what: str) -> str:
     return f"{getattr(ours, what) / getattr(other, what):.2f} x"
 
 
-def _plot_links(page: Path, folder: Path) -> str:
+def _plot_links(page: Path, folder: Path, found: Iterable[Key]) -> str:
     where = Path(os.path.relpath(folder, page.parent)).as_posix()
-    return (
-        f"![Images per second against batch size]({where}/{THROUGHPUT_PLOT})\n\n"
-        f"![Latency against image size]({where}/{LATENCY_PLOT})"
-    )
+    links = [f"![Images per second against batch size]({where}/{THROUGHPUT_PLOT})"]
+    if len(sizes_at_batch_1(found)) > 1:
+        links.append(f"![Latency against image size]({where}/{LATENCY_PLOT})")
+    return "\n\n".join(links)
 
 
 def main() -> None:
@@ -292,8 +299,9 @@ def main() -> None:
     reports = read_reports(args.results)
     update_tables(args.page, reports)
     if not args.table_only:
-        draw(points(rows_of(reports)), args.images)
-        update_page(args.page, "plots", _plot_links(args.page, args.images))
+        found = points(rows_of(reports))
+        draw(found, args.images)
+        update_page(args.page, "plots", _plot_links(args.page, args.images, found))
 
 
 if __name__ == "__main__":

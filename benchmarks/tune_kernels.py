@@ -6,7 +6,6 @@ Compiles in parallel first, then measures one after the other.
 """
 
 import argparse
-import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 import triton
 
 from benchmarks.kernel_trials import Trial, all_trials
+from benchmarks.report import Row, write_report
 
 
 def _compile(task: tuple[str, int, int]) -> None:
@@ -63,7 +63,11 @@ def main() -> None:
             speed = f"{row['us']:9.1f} us {row['gb_s']:7.0f} GB/s"
             print(f"{row['kernel']:40} {row['tiles']!s:24} {speed}")
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=1))
+        measured = [row for row in rows if "us" in row]
+        cases = [
+            Row(f"{row['kernel']} {row['tiles']}", "time", "us", row["us"]) for row in measured
+        ]
+        write_report(args.out, "tune-kernels", cases)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from kernels.depthwise.triton_fwd import conv_silu_triton
 from tests.kernels.inference_ops import NARROW, OPS, Draw, Shape, error_ratio
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -55,3 +56,15 @@ def test_an_image_alone_equals_the_image_in_a_batch(op: str) -> None:
     got = OPS[op](Draw((3, 6, 5, 16), torch.float32, DEVICE)).kernel()
     for a, b in zip(got, together, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device and 13 GB of its memory")
+def test_offsets_beyond_31_bits() -> None:
+    """The last map of a batch of more than 2^31 values is as right as the first one."""
+    x = torch.randn(1, 224, 224, 64, device=DEVICE).half().expand(700, -1, -1, -1).contiguous()
+    assert x.numel() > 2**31
+    weight, bias = torch.randn(9, 64, device=DEVICE), torch.randn(64, device=DEVICE)
+    y = conv_silu_triton(x, weight, bias)
+    assert torch.equal(y[0], y[-1])
+    assert y[-1].isfinite().all()

@@ -1,0 +1,62 @@
+"""Many passes over pictures of random shapes: memory stays flat, nothing is NaN.
+
+python -m benchmarks.endurance --out benchmarks/results/endurance-h100.json [--passes 10000]
+"""
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+
+from benchmarks.compiled_model import build_compiled, forward_ungraphed, random_pixels
+from benchmarks.report import Row, write_report
+from model.config import TaskName
+
+SIDES = (32, 64, 96, 160, 224, 231)
+BATCHES = (1, 2, 5)
+# kernels and library handles allocate on first use
+WARM_UP = 400
+MIB = 2**20
+
+
+def run(passes: int, device: str) -> list[Row]:
+    """Allocated memory between passes after the warm-up: lowest, highest, and at the end.
+
+    Raises:
+        SystemExit: a pass gave NaN or Inf.
+    """
+    predictor = build_compiled(TaskName.CLASSIFY, "tiny", (224, 224), device)
+    choose, seen = random.Random(0), []  # noqa: S311 - shapes, not secrets
+    for i in range(passes):
+        hw = choose.choice(SIDES), choose.choice(SIDES)
+        logits = forward_ungraphed(predictor, random_pixels(choose.choice(BATCHES), hw, device))
+        if not logits.isfinite().all():
+            raise SystemExit(f"pass {i} over {hw} is not finite")
+        del logits
+        if i >= WARM_UP:
+            seen.append(torch.cuda.memory_allocated(device) / MIB)
+    case = f"classify-tiny-{passes}-passes"
+    return [
+        Row(case, "allocated, lowest", "MiB", min(seen)),
+        Row(case, "allocated, highest", "MiB", max(seen)),
+        Row(case, "allocated, at the end", "MiB", seen[-1]),
+        Row(case, "reserved", "MiB", torch.cuda.memory_reserved(device) / MIB),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--passes", type=int, default=10_000)
+    parser.add_argument("--device", default="cuda:0")
+    args = parser.parse_args()
+    with torch.inference_mode():
+        rows = run(args.passes, args.device)
+    for row in rows:
+        print(f"{row.metric:24} {row.value:10.1f} {row.unit}")
+    write_report(args.out, "endurance", rows)
+
+
+if __name__ == "__main__":
+    main()
