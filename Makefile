@@ -7,7 +7,7 @@ MINUTES ?= 9
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup serve test check fmt bench train-demo evaluate-demo screenshots load clean
+.PHONY: help setup serve test test-gpu check fmt bench bench-gpu train-demo evaluate-demo screenshots load clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,17 @@ fmt: $(VENV)/.dev  ## format and fix what can be fixed
 
 bench: $(VENV)/.dev  ## CPU benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.bench_cpu
+
+test-gpu: $(VENV)/.dev  ## what needs a GPU: marked tests, every kernel against float64, reference cases
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/python -m benchmarks.kernel_matrix
+	$(BIN)/python -m benchmarks.golden_gpu --out benchmarks/results/golden-gpu-float16.json
+
+bench-gpu: $(VENV)/.dev  ## models, peers (pip install timm) and kernels on a GPU; results and docs/performance.md
+	$(BIN)/python -m benchmarks.bench_rivals --out benchmarks/results/rivals-h100.json
+	$(BIN)/python -m benchmarks.bench_gpu --out benchmarks/results/gpu-h100.json --against benchmarks/results/rivals-h100.json
+	$(BIN)/python -m benchmarks.bench_kernels --out benchmarks/results/kernels-h100.json
+	$(BIN)/python -m benchmarks.plot_performance --results benchmarks/results/gpu-h100.json benchmarks/results/rivals-h100.json
 
 train-demo: $(VENV)/.demo  ## train one demo model: make train-demo TASK=detect (GPU)
 	$(BIN)/python -m demo.train_$(TASK) --pack pack --out runs/$(TASK) --minutes $(MINUTES) $(ARGS)

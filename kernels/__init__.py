@@ -1,4 +1,7 @@
-"""The operators of Spatial-Mamba; depends on torch alone."""
+"""The operators of Spatial-Mamba, and the kernels that serve it on a GPU.
+
+Depends on torch and Triton alone.
+"""
 
 from kernels.ops import FUSED, REFERENCE, KernelOps, selective_scan, state_fusion
 

@@ -38,6 +38,8 @@ def make_boxes(count: int, height: int, width: int) -> tuple[Tensor, Tensor, Ten
 def expected(
     levels: list[Tensor], rois: Tensor, images: Tensor, chosen: Tensor, size: int
 ) -> Tensor:
+    # thousands of boxes in float64 would keep a processor busy for minutes
+    levels, rois = [x.to(DEVICE) for x in levels], rois.to(DEVICE)
     out = levels[0].new_zeros((len(rois), size, size, levels[0].shape[3]))
     for i, (image, level) in enumerate(zip(images.tolist(), chosen.tolist(), strict=True)):
         if image >= 0:
@@ -50,7 +52,7 @@ def expected(
                 aligned=True,
             )
             out[i] = pooled[0].permute(1, 2, 0)
-    return out
+    return out.cpu()
 
 
 def run(levels: list[Tensor], rois: Tensor, images: Tensor, chosen: Tensor, size: int) -> Tensor:
