@@ -39,9 +39,7 @@ test-gpu: $(VENV)/.dev  ## what needs a GPU: marked tests, every kernel against 
 	$(BIN)/python -m benchmarks.golden_gpu --out benchmarks/results/golden-gpu-float16.json
 
 bench-gpu: $(VENV)/.dev  ## models, peers (pip install timm) and kernels on a GPU; results and docs/performance.md
-	$(BIN)/python -m benchmarks.bench_rivals --out benchmarks/results/rivals-h100.json
-	$(BIN)/python -m benchmarks.bench_gpu --out benchmarks/results/gpu-h100.json --against benchmarks/results/rivals-h100.json
-	$(BIN)/python -m benchmarks.bench_kernels --out benchmarks/results/kernels-h100.json
+	$(BIN)/python -m benchmarks.all_gpu $(ARGS)
 	$(BIN)/python -m benchmarks.plot_performance --results benchmarks/results/gpu-h100.json benchmarks/results/rivals-h100.json
 
 train-demo: $(VENV)/.demo  ## train one demo model: make train-demo TASK=detect (GPU)

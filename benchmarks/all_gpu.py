@@ -1,0 +1,123 @@
+"""Everything that is measured on a GPU, in the order of importance, when GPU minutes are scarce.
+
+python -m benchmarks.all_gpu [--limit-s 540] [--out benchmarks/results]
+
+Triton and Inductor compile on the processor, for minutes: first all programs run side by side with
+a tiny budget, which fills their caches; then they run one after the other and measure.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.report import ROOT
+
+PEERS = ("caformer_s18", "classify-tiny", "caformer_s36", "caformer_m36")
+# one process each while compiling: cases that share a process compile one after the other
+CASE_GROUPS = (
+    "classify-tiny-224-b128,classify-tiny-224-b32,classify-tiny-224-b1",
+    "classify-small-224-b128",
+    "classify-base-224-b128",
+    "segment-tiny-512x512-b16,segment-tiny-512x512-b1",
+    "detect-tiny-800x1344-b4,detect-tiny-800x1344-b1",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One program with its result file and the share of the time that it may take."""
+
+    module: str
+    file: str
+    arguments: tuple[str, ...]
+    limit_s: float
+
+    def run(self, folder: Path, left_s: float) -> str:
+        """How it ended."""
+        limit = min(self.limit_s, left_s)
+        command = [sys.executable, "-m", self.module, "--out", str(folder / self.file)]
+        try:
+            done = subprocess.run(  # noqa: S603 - our own programs
+                [*command, *self.arguments], cwd=ROOT, timeout=limit, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"stopped after {limit:.0f} s; what it had measured is in the file"
+        return "done" if done.returncode == 0 else f"exit status {done.returncode}"
+
+
+MEASUREMENTS = (
+    Step(
+        "benchmarks.bench_gpu",
+        "gpu-h100.json",
+        (
+            "--budget-s",
+            "0.4",
+            "--cases",
+            ",".join((*CASE_GROUPS, "classify-tiny-224-b1-uint8-to-host")),
+        ),
+        120,
+    ),
+    Step(
+        "benchmarks.bench_rivals",
+        "rivals-h100.json",
+        ("--budget-s", "0.4", "--no-eager", "--batches", "128", "--models", ",".join(PEERS)),
+        90,
+    ),
+    Step("benchmarks.bench_kernels", "kernels-h100.json", (), 30),
+    Step("benchmarks.kernel_matrix", "kernel-matrix-h100.json", (), 150),
+    Step("benchmarks.golden_gpu", "golden-gpu-float16.json", (), 240),
+    Step("benchmarks.endurance", "endurance-h100.json", (), 150),
+    Step("benchmarks.half_precision", "half-precision-h100.json", (), 240),
+)
+
+
+def compile_everything(limit_s: float) -> None:
+    """Fill the compilers' caches; what is measured meanwhile is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [("benchmarks.bench_gpu", "--cases", group) for group in CASE_GROUPS] + [
+            ("benchmarks.bench_rivals", "--no-eager", "--batches", "128", "--models", peer)
+            for peer in PEERS
+        ]
+        running = [_start(Path(folder) / f"{i}.json", job) for i, job in enumerate(jobs)]
+        deadline = time.monotonic() + limit_s
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _start(out: Path, job: Sequence[str]) -> "subprocess.Popen[bytes]":
+    module, *arguments = job
+    command = [sys.executable, "-m", module, "--out", str(out), "--budget-s", "0.05"]
+    return subprocess.Popen(  # noqa: S603 - our own programs
+        [*command, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
+    parser.add_argument("--limit-s", type=float, default=540.0)
+    args = parser.parse_args()
+    deadline = time.monotonic() + args.limit_s
+    compile_everything(min(150.0, args.limit_s / 3))
+    for step in MEASUREMENTS:
+        left = deadline - time.monotonic()
+        how = step.run(args.out, left) if left > 10 else "not started: no time left"
+        print(f"{step.module}: {how}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
