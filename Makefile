@@ -7,7 +7,7 @@ MINUTES ?= 9
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup serve test test-gpu check fmt bench bench-gpu train-demo evaluate-demo screenshots load clean
+.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots load clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,10 @@ test-gpu: $(VENV)/.dev  ## what needs a GPU: marked tests, every kernel against 
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 	$(BIN)/python -m benchmarks.kernel_matrix
 	$(BIN)/python -m benchmarks.golden_gpu --out benchmarks/results/golden-gpu-float16.json
+
+sanitize: $(VENV)/.dev  ## small kernel tests under NVIDIA's memory and race checkers (GPU, compute-sanitizer)
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/python -m pytest tests/kernels/test_inference_kernels.py -k "float16 and (24 or 9)"
+	compute-sanitizer --tool racecheck --error-exitcode 1 $(BIN)/python -m pytest tests/kernels/test_inference_kernels.py -k "float16 and 24"
 
 bench-gpu: $(VENV)/.dev  ## models, peers (pip install timm) and kernels on a GPU; results and docs/performance.md
 	$(BIN)/python -m benchmarks.all_gpu $(ARGS)

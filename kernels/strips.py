@@ -36,9 +36,3 @@ def locate_strips(B, H, W, BLOCK_S: tl.constexpr):
     first_row, first_col = start % H, start // H % across * WIDTH
     first = (start // (H * across) * H + first_row) * W + first_col
     return first.to(tl.int64), token - first, row, col, exists
-
-
-@triton.jit
-def clamp(x, limit):
-    """The nearest index inside 0..limit - 1."""
-    return tl.minimum(tl.maximum(x, 0), limit - 1)

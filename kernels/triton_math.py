@@ -147,6 +147,12 @@ def normalise_rows(x, inside, C, eps):
 
 
 @triton.jit
+def clamp(x, limit):
+    """The nearest index inside 0..limit - 1."""
+    return tl.minimum(tl.maximum(x, 0), limit - 1)
+
+
+@triton.jit
 def token_position(token, H, W):
     """Row and column of each token of a batch of H x W maps, raster order; all int32."""
     in_map = token % (H * W)

@@ -10,8 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.layout import as_tokens, next_power_of_2, tiling
-from kernels.strips import clamp
-from kernels.triton_math import normalise_rows, tile_tokens
+from kernels.triton_math import clamp, normalise_rows, tile_tokens
 
 
 @triton.jit
