@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import ROOT, Row, write_report
-from tests.kernels.inference_ops import NARROW, OPS, Shape, error_ratio
+from tests.kernels.inference_ops import NARROW, OPS, Shape, error_ratio, max_ratio
 from tests.kernels.test_inference_kernels import HUGE, SMALL, STAGES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LIMIT = 2.0
 Task = tuple[str, Shape, str]
 
 
@@ -48,7 +47,7 @@ def run(report: Callable[[str], None], processes: int) -> list[Row]:
             case = f"{op}-{'x'.join(str(n) for n in shape)}-{dtype}"
             rows.append(Row(case, "max error", "abs", error))
             rows.append(Row(case, "max error / that of the reference", "ratio", ratio))
-            if not ratio <= LIMIT:
+            if not ratio <= max_ratio(DTYPES[dtype], "cuda"):
                 failed += 1
                 report(f"{case}: {ratio:.2f} {message}")
     worst = max(row.value for row in rows if row.unit == "ratio")

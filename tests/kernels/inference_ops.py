@@ -291,6 +291,17 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         upsample,
     )
 }
+
+
+def max_ratio(dtype: torch.dtype, device: str) -> float:
+    """Largest allowed `error_ratio`.
+
+    On a GPU float32 serves tests alone; its products are single chains of multiply-adds, where the
+    library's are sums of sums (docs/numerics.md).
+    """
+    return 5.0 if dtype == torch.float32 and device == "cuda" else 2.0
+
+
 # these hold all channels of a token in registers: only stages that narrow use them
 NARROW = {"position_linear", "position_mlp", "conv3x3", "conv3x3_project"}
 
