@@ -33,21 +33,23 @@ class Running:
 
 @asynccontextmanager
 async def running_service(
-    settings: Settings, *, open_engine: EngineFactory = local_engine
+    settings: Settings, *, open_engine: EngineFactory = local_engine, ready_s: float = 30
 ) -> AsyncIterator[Running]:
     """The application inside its lifespan, ready."""
     app = create_app(settings, open_engine=open_engine)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30) as client,
+        httpx.AsyncClient(
+            transport=transport, base_url="http://service", timeout=ready_s
+        ) as client,
     ):
-        await wait_until_ready(app)
+        await wait_until_ready(app, ready_s)
         yield Running(app, client)
 
 
-async def wait_until_ready(app: FastAPI) -> None:
-    with anyio.fail_after(30):
+async def wait_until_ready(app: FastAPI, ready_s: float = 30) -> None:
+    with anyio.fail_after(ready_s):
         # the engine has no event for this: probes poll it, too
         while app.state.context.engine.status().state is EngineState.STARTING:  # noqa: ASYNC110
             await anyio.sleep(0.005)

@@ -36,7 +36,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def scores(settings: Settings, picture: bytes) -> tuple[str, dict[str, float]]:
-    async with running_service(settings) as running:
+    async with running_service(settings, ready_s=200) as running:
         response = await running.client.post("/classify", content=picture)
         assert response.status_code == 200, response.text
         (listed,) = (await running.client.get("/models")).json()["models"]
@@ -48,7 +48,11 @@ async def test_it_answers_as_the_service_on_the_cpu(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(
-        models_dir=models_dir, demo_models=False, torch_threads=1, gpu={"warm_up_batches": [1]}
+        models_dir=models_dir,
+        demo_models=False,
+        torch_threads=1,
+        gpu={"warm_up_batches": [1]},
+        timeouts={"request_ms": 120_000},
     )
     how, expected = await scores(settings, photo())
     assert how == "torch float32"
