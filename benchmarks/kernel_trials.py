@@ -46,6 +46,18 @@ NARROW_TILES = (
     (64, 64, 64, 4, 4),
     (128, 64, 64, 4, 3),
 )
+# a single picture: few rows, where a long sum's latency counts
+SMALL_LINEAR_TILES = (
+    (16, 64, 64, 4, 4),
+    (16, 64, 128, 4, 3),
+    (16, 32, 128, 4, 4),
+    (16, 128, 128, 4, 3),
+    (32, 64, 64, 4, 4),
+    (64, 64, 64, 4, 4),
+    (16, 32, 256, 4, 3),
+)
+SMALL_MLP_TILES = ((16, 64, 4, 2), (16, 128, 4, 2), (16, 64, 4, 3), (32, 64, 4, 2), (16, 32, 4, 3))
+SMALL_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +188,7 @@ def stage_trials(B: int, side: int, C: int) -> Iterator[Trial]:
             "position_mlp",
             "_tiles",
             2 * unit,
-            MLP_TILES,
+            SMALL_MLP_TILES if B <= SMALL_BATCH else MLP_TILES,
             lambda: _bind(
                 "position_mlp",
                 "position_mlp_triton",
@@ -201,7 +213,7 @@ def stage_trials(B: int, side: int, C: int) -> Iterator[Trial]:
                 "depthwise", "position_encoding_triton", shaped(C), exact(9, C), exact(C), EPS
             ),
         )
-    yield from _linear_trials(trials, shaped, C, unit, B * side * side)
+    yield from _linear_trials(trials, shaped, C, unit, B * side * side, is_small=B <= SMALL_BATCH)
     if side % 2 == 0:
         yield from trials(
             "depthwise_stride2",
@@ -225,6 +237,8 @@ def _linear_trials(
     C: int,
     unit: int,
     T: int,
+    *,
+    is_small: bool,
 ) -> Iterator[Trial]:
     shapes: dict[str, tuple[int, int, Activation]] = {
         "x_proj": (2 * C, -(-C // 16) + 2, "none"),
@@ -262,6 +276,8 @@ def _linear_trials(
 
         traffic = (K + N + (N if name in ("fc2", "out") else 0)) * (unit // C)
         tiles = NARROW_TILES if name == "x_proj" else LINEAR_TILES
+        if is_small:
+            tiles = SMALL_LINEAR_TILES
         yield from trials(f"linear_{name}", "linear", "_tiles", traffic, tiles, make)
 
 
