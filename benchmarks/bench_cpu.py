@@ -19,13 +19,7 @@ from model.checkpoint import build_network
 from model.config import PUBLISHED_INPUTS, ModelSpec, TaskName
 from model.inference import optimise_for_inference
 from model.predictor import Predictor
-from model.results import ClassifyParams, DetectParams, SegmentParams
-
-PARAMS = {
-    TaskName.CLASSIFY: ClassifyParams(),
-    TaskName.DETECT: DetectParams(),
-    TaskName.SEGMENT: SegmentParams(),
-}
+from model.results import DEFAULT_PARAMS
 
 
 class Stopwatch:
@@ -91,7 +85,7 @@ def bench_pipeline(predictor: Predictor, case: str, repeats: int) -> Row:
     for _ in range(repeats + 1):
         start = time.perf_counter()
         prepared = predictor.prepare(rgb)
-        raw = predictor.infer([prepared], [PARAMS[predictor.spec.task]])[0]
+        raw = predictor.infer([prepared], [DEFAULT_PARAMS[predictor.spec.task]])[0]
         predictor.finish(raw, prepared)
         times.append(time.perf_counter() - start)
     return Row(case, "latency", "ms", 1e3 * statistics.median(times[1:]))

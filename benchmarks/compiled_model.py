@@ -12,15 +12,14 @@ from torch import Tensor
 from benchmarks.bench_cpu import make_spec
 from model.checkpoint import build_network
 from model.config import ModelSpec, TaskName
-from model.results import ClassifyParams, DetectParams, Params, SegmentParams
+from model.results import DEFAULT_PARAMS, DetectParams, Params
 
 # batch sizes that are captured when a server starts
 DEFAULT_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 # random weights find nothing above the usual threshold; without one, 100 objects get masks
 PARAMS: Final[dict[TaskName, Params]] = {
-    TaskName.CLASSIFY: ClassifyParams(),
+    **DEFAULT_PARAMS,
     TaskName.DETECT: DetectParams(score_threshold=0.0),
-    TaskName.SEGMENT: SegmentParams(),
 }
 
 

@@ -15,19 +15,18 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from benchmarks.compiled_model import PARAMS
 from benchmarks.report import ROOT, GrowingReport, Row
 from demo.shipped import model_files
 from model.compiled.predictor import CompiledPredictor, CompileOptions
 from model.images import DecodeLimits, decode_rgb
 from model.predictor import Predictor
-from model.results import Classification, Detections, DetectParams, Result, Segmentation
+from model.results import DEFAULT_PARAMS, Classification, Detections, Result, Segmentation
 
 FOLDERS: Final = ("demo/samples", "tests/data/golden/images")
 DTYPES: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 MIN_IOU: Final = 0.95
 MAX_SCORE_GAP: Final = 0.02
-# fainter detections than the service's default threshold for drawings
+# fainter detections of the CPU are not looked for
 MIN_SCORE: Final = 0.3
 
 
@@ -44,11 +43,8 @@ def pictures() -> list[Path]:
 def answer(predictor: Predictor | CompiledPredictor, path: Path) -> Result:
     """One picture through the whole pipeline."""
     rgb = decode_rgb(path.read_bytes(), limits=DecodeLimits())
-    params = PARAMS[predictor.spec.task]
-    if isinstance(params, DetectParams):
-        params = DetectParams()
     prepared = predictor.prepare(rgb)
-    (raw,) = predictor.infer([prepared], [params])
+    (raw,) = predictor.infer([prepared], [DEFAULT_PARAMS[predictor.spec.task]])
     return predictor.finish(raw, prepared)
 
 

@@ -1,9 +1,14 @@
 """What goes into a task besides the image, and what comes out. Plain data, no device, no HTTP."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.config import TaskName
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,14 @@ class SegmentParams:
 
 
 Params = ClassifyParams | DetectParams | SegmentParams
+
+DEFAULT_PARAMS: Final[Mapping[TaskName, Params]] = MappingProxyType(
+    {
+        TaskName.CLASSIFY: ClassifyParams(),
+        TaskName.DETECT: DetectParams(),
+        TaskName.SEGMENT: SegmentParams(),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

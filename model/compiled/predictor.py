@@ -21,18 +21,13 @@ from model.compiled.staging import network_hw
 from model.compiled.transfer import active
 from model.config import ModelSpec, TaskName
 from model.inference import optimise_for_inference
-from model.results import ClassifyParams, DetectParams, Params, Result, SegmentParams
+from model.results import DEFAULT_PARAMS, DetectParams, Params, Result
 
 # photographs of most cameras, upright and lying, pixels
 _USUAL_HWS: Final = ((480, 640), (640, 480))
-_USUAL_PARAMS: Final[dict[TaskName, Params]] = {
-    TaskName.CLASSIFY: ClassifyParams(),
-    TaskName.DETECT: DetectParams(),
-    TaskName.SEGMENT: SegmentParams(),
-}
 # of images without a request: everything is found, so that every row of the answer is in use
 _RESIDENT_PARAMS: Final[dict[TaskName, Params]] = {
-    **_USUAL_PARAMS,
+    **DEFAULT_PARAMS,
     TaskName.DETECT: DetectParams(score_threshold=0.0),
 }
 _PIPELINES: Final[dict[TaskName, Callable[..., Pipeline[Any, Any]]]] = {
@@ -250,7 +245,7 @@ class CompiledPredictor:
         with active(self.device):
             for hw in shapes or self._usual_shapes():
                 self._warm_up_staging(hw)
-                for own in params or [_USUAL_PARAMS[self.spec.task]]:
+                for own in params or [DEFAULT_PARAMS[self.spec.task]]:
                     for bucket in buckets:
                         try:
                             self._warm_up_graph(bucket, hw, own)

@@ -4,23 +4,15 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 import numpy as np
 
-from model.config import TaskName
-from model.results import ClassifyParams, DetectParams, Params, SegmentParams
+from model.results import DEFAULT_PARAMS
 from service.backends.base import Backend, BatchWarmUp
 from service.engine.device import DeviceOutOfMemoryError, DeviceThread
 from service.pool import CpuPool
 
 log = logging.getLogger(__name__)
-
-_PARAMS: Final[dict[TaskName, Params]] = {
-    TaskName.CLASSIFY: ClassifyParams(),
-    TaskName.DETECT: DetectParams(),
-    TaskName.SEGMENT: SegmentParams(),
-}
 
 
 async def warm_up(
@@ -54,7 +46,7 @@ async def warm_up(
         most = batch_cap(prepared.shape)
         sizes = [size for size in backend.warm_up_batches if size <= most]
         await _warm_batches(backend, spec.name, sizes, device, tell)
-    raw = await device.run(lambda: backend.infer([prepared], [_PARAMS[spec.task]]))
+    raw = await device.run(lambda: backend.infer([prepared], [DEFAULT_PARAMS[spec.task]]))
     await pool.run(backend.finish, raw[0], prepared)
     seconds = time.monotonic() - started
     log.info("model ready", extra={"model": spec.name, "seconds": round(seconds, 1)})
