@@ -60,12 +60,20 @@ def _span(low: float, high: float, limit: int) -> tuple[int, int]:
 
 def patch_to_rle(patch: MaskPatch, image_hw: tuple[int, int]) -> Rle:
     """Compressed COCO run lengths of the whole image, computed from the patch's edges alone."""
-    height, width = image_hw
     # column-major: one row of `columns` is one column of the image
     columns = np.pad(patch.pixels.T.astype(np.int8), ((0, 0), (1, 1)))
-    steps = np.diff(columns, axis=1)
-    column, row = np.nonzero(steps)
-    edges = (patch.left + column) * height + patch.top + row
+    column, row = np.nonzero(np.diff(columns, axis=1))
+    return edges_to_rle((patch.left + column) * image_hw[0] + patch.top + row, image_hw)
+
+
+def edges_to_rle(edges: NDArray[np.integer], image_hw: tuple[int, int]) -> Rle:
+    """Compressed COCO run lengths of the mask that changes at these positions.
+
+    Args:
+        edges: column * height + row, rising; see `kernels.mask_runs.reference`.
+        image_hw: height and width of the image.
+    """
+    height, width = image_hw
     # a run that ends at the bottom of one column and goes on at the top of the next is one run
     joined = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate((joined, joined + 1)))

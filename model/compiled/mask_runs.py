@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 from torch import Tensor
 
 from kernels.mask_runs.triton_fwd import mask_edges_triton
 from model.compiled.detect_types import DetectTensors
+from model.masks import edges_to_rle
 from model.results import Rle
 
 
@@ -89,22 +89,3 @@ def encode_image(
         edges_to_rle(edges[starts[i] : starts[i + 1]], image_hw)
         for i in range(first, first + count)
     )
-
-
-def edges_to_rle(edges: NDArray[np.int32], image_hw: tuple[int, int]) -> Rle:
-    """Compressed COCO run lengths of the mask that changes at these positions.
-
-    Args:
-        edges: column * height + row, rising; see `kernels.mask_runs.reference`.
-        image_hw: height and width of the image.
-    """
-    height, width = image_hw
-    # a run that ends at the bottom of one column and goes on at the top of the next is one run
-    joined = np.flatnonzero(edges[1:] == edges[:-1])
-    edges = np.delete(edges, np.concatenate((joined, joined + 1)))
-    total = height * width
-    # the last run is left out when it is empty, as COCO's own encoder does
-    ends = edges if len(edges) and edges[-1] == total else np.append(edges, total)
-    counts = np.diff(ends, prepend=0)
-    packed = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return Rle(height, width, packed["counts"].decode("ascii"))

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from kernels.mask_runs.reference import mask_edges_ref
 from kernels.mask_runs.triton_fwd import BLOCK_X, BLOCK_Y, mask_edges_triton
-from model.compiled.mask_runs import edges_to_rle
-from model.masks import paste_mask, patch_to_rle, rle_to_mask
+from model.masks import edges_to_rle, paste_mask, patch_to_rle, rle_to_mask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # height and width of the image
