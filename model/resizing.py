@@ -14,7 +14,7 @@ from torch import Tensor
 from model.config import InputConfig
 
 # beyond this aspect ratio the part outside the centre crop is not worth materialising
-_EXTREME_ASPECT: Final = 8
+EXTREME_ASPECT: Final = 8
 # of a strip of full-size logits: few enough to stay in a processor's cache while it is made
 _STRIP_PIXELS: Final = 1 << 15
 # relative to the largest logit; hundreds of times the rounding errors of both resizings
@@ -37,6 +37,11 @@ def short_side_size(height: int, width: int, short: int) -> tuple[int, int]:
     return int(short * height / width), short
 
 
+def crop_corner(hw: tuple[int, int], crop: int) -> tuple[int, int]:
+    """Top and left of the centre crop."""
+    return round((hw[0] - crop) / 2), round((hw[1] - crop) / 2)
+
+
 def resize_crop(rgb: NDArray[np.uint8], *, short: int, crop: int) -> NDArray[np.uint8]:
     """Antialiased bicubic resize of the shorter side, then the centre crop (classification).
 
@@ -48,9 +53,9 @@ def resize_crop(rgb: NDArray[np.uint8], *, short: int, crop: int) -> NDArray[np.
     """
     height, width = rgb.shape[:2]
     new_h, new_w = short_side_size(height, width, short)
-    top, left = round((new_h - crop) / 2), round((new_w - crop) / 2)
+    top, left = crop_corner((new_h, new_w), crop)
     image = Image.fromarray(rgb)
-    if max(new_h, new_w) <= _EXTREME_ASPECT * short:
+    if max(new_h, new_w) <= EXTREME_ASPECT * short:
         resized = image.resize((new_w, new_h), Image.Resampling.BICUBIC)
         return np.asarray(resized.crop((left, top, left + crop, top + crop)))
     scale_y, scale_x = height / new_h, width / new_w

@@ -14,7 +14,7 @@ from kernels.resizing.packing import PackedBatch, Resampling
 from kernels.resizing.taps import bicubic_taps, bilinear_taps
 from kernels.resizing.triton_fwd import resample_bicubic, resample_bilinear
 from model.config import InputConfig, TaskName
-from model.resizing import _EXTREME_ASPECT, keep_ratio_size, short_side_size
+from model.resizing import EXTREME_ASPECT, crop_corner, keep_ratio_size, short_side_size
 
 _PILLOW_MAJOR: Final = int(PIL.__version__.split(".")[0])
 # one batch is packed while the one before is still being copied
@@ -167,8 +167,8 @@ def _resize_crop(picture: NDArray[np.uint8], short: int, crop: int) -> Resamplin
     """The geometry of `model.resizing.resize_crop`."""
     hw = (picture.shape[0], picture.shape[1])
     new_hw = short_side_size(*hw, short)
-    corner = [round((side - crop) / 2) for side in new_hw]
-    if max(new_hw) <= _EXTREME_ASPECT * short:
+    corner = crop_corner(new_hw, crop)
+    if max(new_hw) <= EXTREME_ASPECT * short:
         rows, columns = (
             bicubic_taps(source, target, crop=(start, start + crop))
             for source, target, start in zip(hw, new_hw, corner, strict=True)
