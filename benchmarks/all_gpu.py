@@ -26,6 +26,8 @@ CASE_GROUPS = (
     "segment-tiny-512x512-b16,segment-tiny-512x512-b1",
     "detect-tiny-800x1344-b4,detect-tiny-800x1344-b1",
 )
+# stands for the folder of the results in a step's arguments
+FOLDER = "{results}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +42,25 @@ class Step:
     def run(self, folder: Path, left_s: float) -> str:
         """How it ended."""
         limit = min(self.limit_s, left_s)
+        arguments = [own.replace(FOLDER, str(folder)) for own in self.arguments]
         command = [sys.executable, "-m", self.module, "--out", str(folder / self.file)]
         try:
             done = subprocess.run(  # noqa: S603 - our own programs
-                [*command, *self.arguments], cwd=ROOT, timeout=limit, check=False
+                [*command, *arguments], cwd=ROOT, timeout=limit, check=False
             )
         except subprocess.TimeoutExpired:
             return f"stopped after {limit:.0f} s; what it had measured is in the file"
         return "done" if done.returncode == 0 else f"exit status {done.returncode}"
 
 
+RIVALS = "rivals-h100.json"
 MEASUREMENTS = (
+    Step(
+        "benchmarks.bench_rivals",
+        RIVALS,
+        ("--budget-s", "0.4", "--no-eager", "--batches", "128", "--models", ",".join(PEERS)),
+        90,
+    ),
     Step(
         "benchmarks.bench_gpu",
         "gpu-h100.json",
@@ -59,14 +69,10 @@ MEASUREMENTS = (
             "0.4",
             "--cases",
             ",".join((*CASE_GROUPS, "classify-tiny-224-b1-uint8-to-host")),
+            "--against",
+            f"{FOLDER}/{RIVALS}",
         ),
         120,
-    ),
-    Step(
-        "benchmarks.bench_rivals",
-        "rivals-h100.json",
-        ("--budget-s", "0.4", "--no-eager", "--batches", "128", "--models", ",".join(PEERS)),
-        90,
     ),
     Step("benchmarks.bench_kernels", "kernels-h100.json", (), 30),
     Step("benchmarks.kernel_matrix", "kernel-matrix-h100.json", (), 150),
