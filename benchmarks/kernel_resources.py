@@ -1,6 +1,6 @@
 """Registers, spills and shared memory of every GPU kernel, compiled for sm_90 without a GPU.
 
-python -m benchmarks.kernel_resources [--variant tiny] [--batch 128]
+python -m benchmarks.kernel_resources [--variant tiny] [--batch 128] [--out FILE]
 
 Runs one forward pass of the compiled model on CPU tensors while Triton compiles instead of
 launching; what the kernels would have computed is never looked at.
@@ -9,10 +9,11 @@ launching; what the kernels would have computed is never looked at.
 import argparse
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import triton
@@ -21,6 +22,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from benchmarks.bench_cpu import make_spec
+from benchmarks.report import Row, write_report
 from model.checkpoint import build_network
 from model.compiled.classifier import CompiledClassifier
 from model.config import TaskName
@@ -91,31 +93,53 @@ def occupancy(usage: dict[str, int]) -> int:
     return min(by_registers, by_memory, 64 // warps) * warps
 
 
+def all_usage(variant: str, batch: int, side: int) -> Iterator[tuple[str, dict[str, int]]]:
+    """Name and resources of every kernel of a classifier, each way of compiling it once."""
+    spec = make_spec(TaskName.CLASSIFY, variant)
+    network = optimise_for_inference(build_network(spec))
+    model = CompiledClassifier(network, spec.input, dtype=torch.float16, device="cpu")
+    pictures = torch.zeros(batch, side, side, 4, dtype=torch.uint8)
+    kernels: dict[tuple[str, str], Any] = {}
+
+    def remember(name: str, kernel: Any) -> None:
+        kernels[name, kernel.hash] = kernel
+
+    with torch.inference_mode(), compiled_only(remember):
+        model(pictures)
+    for (name, _hash), kernel in kernels.items():
+        usage = resource_usage(kernel)
+        yield name, {**usage, "resident": occupancy(usage)}
+
+
+UNITS: Final = {"stack": "B", "local": "B", "shared": "B", "resident": "warps of 64"}
+
+
+def rows_of(kernels: Iterable[tuple[str, dict[str, int]]]) -> Iterator[Row]:
+    """One row a figure; a kernel compiled several ways is numbered."""
+    seen: Counter[str] = Counter()
+    for name, usage in kernels:
+        seen[name] += 1
+        for metric, value in usage.items():
+            yield Row(f"{name} {seen[name]}", metric, UNITS.get(metric, metric), value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", default="tiny")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--out", type=Path, help="result file to write")
     args = parser.parse_args()
-    spec = make_spec(TaskName.CLASSIFY, args.variant)
-    network = optimise_for_inference(build_network(spec))
-    model = CompiledClassifier(network, spec.input, dtype=torch.float16, device="cpu")
-    pictures = torch.zeros(args.batch, args.side, args.side, 4, dtype=torch.uint8)
-    seen: set[str] = set()
-
-    def show(name: str, kernel: Any) -> None:
-        usage = resource_usage(kernel)
-        line = (
+    kernels = list(all_usage(args.variant, args.batch, args.side))
+    for name, usage in kernels:
+        print(
             f"{name:28} {usage['registers']:4} registers {usage['stack']:5} B stack "
             f"{usage['shared']:7} B shared {usage['warps']:3} warps, "
-            f"{occupancy(usage):3} of 64 resident"
+            f"{usage['resident']:3} of 64 resident"
         )
-        if line not in seen:
-            seen.add(line)
-            print(line, flush=True)
-
-    with torch.inference_mode(), compiled_only(show):
-        model(pictures)
+    if args.out:
+        target = "compiled for sm_90, nothing was run"
+        write_report(args.out, "kernel-resources", rows_of(kernels), target)
 
 
 if __name__ == "__main__":
