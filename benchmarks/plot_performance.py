@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -211,13 +210,13 @@ def sizes_at_batch_1(found: Iterable[Key]) -> list[int]:
 def _throughput_panel(panel: "Axes", variant: str, found: dict[Key, Figures]) -> None:
     from matplotlib.ticker import LogLocator
 
-    for (model, through), marker in zip(_series(variant), cycle(MARKERS), strict=False):
+    for order, (model, through) in enumerate(_series(variant)):
         values = {
             key.batch: figures.throughput
             for key, figures in sorted(found.items())
             if (key.model, key.through, key.size) == (model, through, 224)
         }
-        _line(panel, values, (model, through), marker)
+        _line(panel, values, (model, through), order)
     panel.set_xscale("log", base=2)
     panel.set_yscale("log", subs=[])
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -228,27 +227,28 @@ def _throughput_panel(panel: "Axes", variant: str, found: dict[Key, Figures]) ->
 
 
 def _latency_panel(panel: "Axes", variant: str, found: dict[Key, Figures]) -> None:
-    for (model, through), marker in zip(_series(variant), cycle(MARKERS), strict=False):
+    for order, (model, through) in enumerate(_series(variant)):
         values = {
             key.size: figures.latency
             for key, figures in sorted(found.items())
             if (key.model, key.through, key.batch) == (model, through, 1)
         }
-        _line(panel, values, (model, through), marker)
+        _line(panel, values, (model, through), order)
     panel.set_xticks(sizes_at_batch_1(found))
     panel.set(title=f"{variant}, batch 1", xlabel="image side, pixels", ylabel="ms")
     panel.set_ylim(bottom=0)
     _finish(panel)
 
 
-def _line(panel: "Axes", values: dict[int, float], series: tuple[str, str], marker: str) -> None:
+def _line(panel: "Axes", values: dict[int, float], series: tuple[str, str], order: int) -> None:
     if not values:
         return
     model, through = series
     panel.plot(
         list(values),
         list(values.values()),
-        marker=marker,
+        marker=MARKERS[order % len(MARKERS)],
+        color=f"C{order}",  # a missing series must not hand its colour to the next one
         linestyle="-" if len(values) >= LINE_POINTS else "none",
         linewidth=2.5 if through == SERVED else 1.2,
         label=f"{_label(model)}, {through}",
