@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
 from kernels.depthwise.triton_fwd import conv_silu_triton
+from kernels.selective_scan.low_rank import low_rank_scan_ref
+from kernels.selective_scan.triton_fwd import low_rank_scan_triton
 from tests.kernels.inference_ops import NARROW, OPS, Draw, Shape, error_ratio, max_ratio
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,14 +53,69 @@ def test_no_worse_than_the_reference(op: str, shape: Shape, dtype: torch.dtype) 
     )
 
 
+class OneOfBatch(Draw):
+    """Draws a batch of maps, hands out one of them; weights are those of the batch."""
+
+    chosen = 0
+
+    def exact(self, *shape: int, scale: float = 1.0) -> Tensor:
+        drawn = super().exact(*shape, scale=scale)
+        is_map = len(shape) == 4 and shape[0] == self.B
+        return drawn[self.chosen : self.chosen + 1] if is_map else drawn
+
+
+class Transposed(Draw):
+    """Draws maps whose columns lie further apart in memory than their rows."""
+
+    def exact(self, *shape: int, scale: float = 1.0) -> Tensor:
+        drawn = super().exact(*shape, scale=scale)
+        is_map = len(shape) == 4 and shape[0] == self.B
+        return drawn.transpose(1, 2).contiguous().transpose(1, 2) if is_map else drawn
+
+
 @pytest.mark.parametrize("op", OPS)
-def test_an_image_alone_equals_the_image_in_a_batch(op: str) -> None:
-    # one map after the other through the same inputs: only what crosses maps could differ
-    draw = Draw((3, 6, 5, 16), torch.float32, DEVICE)
-    together = OPS[op](draw).reference(False)
-    got = OPS[op](Draw((3, 6, 5, 16), torch.float32, DEVICE)).kernel()
-    for a, b in zip(got, together, strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_an_image_alone_equals_the_image_in_a_batch(op: str, chosen: int) -> None:
+    shape: Shape = (2, 6, 5, 16)
+    draw = OneOfBatch(shape, torch.float32, DEVICE)
+    draw.chosen = chosen
+    alone = OPS[op](draw).kernel()
+    together = OPS[op](Draw(shape, torch.float32, DEVICE)).kernel()
+    for one, batch in zip(alone, together, strict=True):
+        axis = 0 if batch.shape[0] == one.shape[0] * 2 else 1  # statistics lead with their kind
+        of_batch = batch.narrow(axis, chosen, 1)
+        assert one.shape == of_batch.shape
+        torch.testing.assert_close(one, of_batch, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_layout_of_the_inputs_does_not_change_the_answer(op: str) -> None:
+    shape: Shape = (2, 6, 5, 16)
+    transposed = OPS[op](Transposed(shape, torch.float32, DEVICE)).kernel()
+    plain = OPS[op](Draw(shape, torch.float32, DEVICE)).kernel()
+    for got, wanted in zip(transposed, plain, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
+# softplus from underflow to its straight part, decay per token from 1 to exactly 0
+@pytest.mark.parametrize("bias", [-100.0, -20.0, 0.0, 20.0, 100.0])
+@pytest.mark.parametrize("decay", [-1e-6, -1.0, -200.0])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scan_with_extreme_steps(bias: float, decay: float, dtype: torch.dtype) -> None:
+    draw = Draw((1, 9, 8, 16), dtype, DEVICE)
+    u, projected = draw.map(32), draw.map(3)
+    weight = draw.half(32, 1)
+    step, A = torch.full((32,), bias, device=DEVICE), torch.full((32,), decay, device=DEVICE)
+    got = low_rank_scan_triton(u, projected, weight.t().contiguous(), step, A).double()
+    wanted = low_rank_scan_ref(
+        u.double(), projected.double(), weight.double(), step.double(), A.double()
+    )
+    assert got.isfinite().all()
+    tolerance = 4 * torch.finfo(dtype).eps if dtype != torch.float32 else 1e-5
+    # the smallest steps leave subnormal states: float16 rounds them, float32 may flush them
+    subnormal = 2**-24 if dtype == torch.float16 else 2**-126
+    floor = max(tolerance * wanted.abs().max().item(), subnormal)
+    torch.testing.assert_close(got, wanted, rtol=tolerance, atol=floor)
 
 
 @pytest.mark.gpu
