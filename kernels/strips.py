@@ -16,23 +16,29 @@ def num_strips(B: int, H: int, W: int) -> int:
     return B * H * triton.cdiv(W, 7)
 
 
+def is_wide(W: int) -> bool:
+    """Whether all tokens of every strip exist."""
+    return W >= 7
+
+
 @triton.jit
-def locate_strips(B, H, W, BLOCK_S: tl.constexpr):
+def locate_strips(B, H, W, WIDE: tl.constexpr, BLOCK_S: tl.constexpr):
     """The strips of this program.
 
-    Those past the end repeat the last one, so that all they read exists; they must not write.
+    The last strip of a row of a wide map is moved back into the row, and strips past the end repeat
+    the last one. So every strip of a wide map is whole, and tokens that two strips own are written
+    twice, with the same values: nothing needs a mask.
 
     Returns:
-        first token of the program's first strip (int64), and per strip the token it starts at
-        relative to that, its row, its first column, and whether it exists.
+        per strip the token it starts at (int64), its row, and its first column.
     """
     across = tl.cdiv(W, WIDTH)
-    start = tl.program_id(0) * BLOCK_S
-    strip = start + tl.arange(0, BLOCK_S)
-    exists = strip < B * H * across
+    strip = tl.program_id(0) * BLOCK_S + tl.arange(0, BLOCK_S)
     strip = tl.minimum(strip, B * H * across - 1)
-    row, col = strip % H, strip // H % across * WIDTH
-    token = (strip // (H * across) * H + row) * W + col
-    first_row, first_col = start % H, start // H % across * WIDTH
-    first = (start // (H * across) * H + first_row) * W + first_col
-    return first.to(tl.int64), token - first, row, col, exists
+    # divided twice and not three times, and never `%`: divisions are most of this function
+    line = strip // H
+    image = line // across
+    row, col = strip - line * H, (line - image * across) * WIDTH
+    if WIDE:
+        col = tl.minimum(col, W - WIDTH)
+    return (image * H + row).to(tl.int64) * W + col, row, col

@@ -19,7 +19,8 @@ _IS_INTERPRETED: tl.constexpr = tl.constexpr(bool(triton.knobs.runtime.interpret
 def fast_exp2(x):
     """2^x by the one instruction; denormal results are zero, which saves three more."""
     if _IS_INTERPRETED:
-        y = tl.exp2(x)
+        # NumPy would warn of an overflow
+        y = tl.where(x >= 128.0, float("inf"), tl.exp2(tl.where(x >= 128.0, 0.0, x)))
     else:
         y = tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -68,10 +69,13 @@ def precise_exponential(x):
 
 @triton.jit
 def step_and_decay(raw, A, PRECISE: tl.constexpr):
-    """Step size softplus(raw), the identity above 20, and decay e^(step A).
+    """Step size softplus(raw) and decay e^(step A).
 
-    What lies above 20 is kept out of the exponential; log(1 + y) of a small y needs its series, or
-    small step sizes would lose their digits.
+    Precisely: the step is the identity above 20, which is kept out of the exponential; log(1 + y)
+    of a small y needs its series, or small step sizes would lose their digits.
+
+    Otherwise raw and the step are in powers of two, raw log2 e and step log2 e: the caller has
+    places for these factors that cost less than an instruction a value.
     """
     if PRECISE:
         y = precise_exponential(tl.minimum(raw, 20.0))
@@ -83,23 +87,23 @@ def step_and_decay(raw, A, PRECISE: tl.constexpr):
         step = tl.where(raw > 20.0, raw, step)
         decay = precise_exponential(step * A)
     else:
-        # in powers of two: the factors ln 2 and log2 e cancel in the decay
-        raw *= LOG2E
-        y = fast_exp2(tl.minimum(raw, 28.9))
-        series = y * LOG2E * (1.0 - y * (0.5 - y * 0.33333333))
-        binary = tl.where(y < 0.01, series, fast_log2(1.0 + y))
-        binary = tl.where(raw > 28.9, raw, binary)
-        step, decay = binary * LN2, fast_exp2(binary * A)
+        y = fast_exp2(tl.minimum(raw, 60.0))
+        # two terms of the series; where they meet the logarithm, either is right to 3e-5
+        series = y * (LOG2E - 0.5 * LOG2E * y)
+        step = tl.where(y < 0.0078125, series, fast_log2(1.0 + y))
+        # softplus is above the identity, and stays there when the power is cut off
+        step = tl.maximum(raw, step)
+        decay = fast_exp2(step * A)
     return step, decay
 
 
 @triton.jit
 def silu(x, PRECISE: tl.constexpr):
-    """SiLU x / (1 + e^-x); the exponential is limited so that it cannot overflow."""
+    """SiLU x / (1 + e^-x); an exponential that overflows leaves zero, its reciprocal."""
     if PRECISE:
         y = x / (1.0 + precise_exponential(tl.minimum(-x, 80.0)))
     else:
-        y = x * fast_reciprocal(1.0 + fast_exp2(tl.minimum(x * -LOG2E, 120.0)))
+        y = x * fast_reciprocal(1.0 + fast_exp2(x * -LOG2E))
     return y
 
 
@@ -118,7 +122,7 @@ def gelu(x, PRECISE: tl.constexpr):
         square = tl.minimum(x * x, 50.0)
         z = square * 0.0010142630198970437 - 0.10677572339773178
         z = x * (z * square - 2.301121234893799)
-        y = x * fast_reciprocal(1.0 + fast_exp2(tl.minimum(z, 126.0)))
+        y = x * fast_reciprocal(1.0 + fast_exp2(z))
     return y
 
 

@@ -1,4 +1,8 @@
-"""Depthwise 3x3 convolutions with their neighbours: residual and LayerNorm statistics, or SiLU."""
+"""Depthwise 3x3 convolutions with their neighbours: residual and LayerNorm statistics, or SiLU.
+
+The number of channels and the elements between tokens are constants of the compiled kernels: then
+the nine loads of a row of a strip share one address, and conditions that always hold cost nothing.
+"""
 
 import torch
 import triton
@@ -6,32 +10,53 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.layout import as_tokens, is_precise, next_power_of_2
-from kernels.strips import WIDTH, locate_strips, num_strips
+from kernels.strips import WIDTH, is_wide, locate_strips, num_strips
 from kernels.triton_math import silu
 
 
 @triton.jit
+def _load_taps(ptr, inside, BLOCK_S: tl.constexpr):
+    """(strips, channels) weights: each thread reads those of its own channels.
+
+    A (channels,) tensor would be dealt out through shared memory.
+    """
+    return tl.load(ptr[None, :] + tl.zeros([BLOCK_S, 1], tl.int32), mask=inside, other=0.0)
+
+
+@triton.jit
 def _convolve_strips(
-    x_ptr, weight_ptr, token, row, col, channel, inside, H, W, C, stride, BLOCK_S: tl.constexpr
+    own_ptr,
+    weight_ptr,
+    bias_ptr,
+    row,
+    col,
+    inside,
+    H,
+    W,
+    C: tl.constexpr,
+    STRIDE: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
-    """(strips, channels) float32 for each token of a strip: the convolution with zero padding."""
-    zero = tl.zeros([BLOCK_S, channel.shape[0]], dtype=tl.float32)
-    sums = (zero, zero, zero, zero, zero, zero, zero)
+    """(strips, channels) float32 for each token of a strip: the convolution with zero padding.
+
+    Only what can lie outside the map is masked, since a mask costs a filling with zeros.
+    """
+    BLOCK_S: tl.constexpr = row.shape[0]
+    bias = _load_taps(bias_ptr, inside, BLOCK_S)
+    sums = (bias, bias, bias, bias, bias, bias, bias)
     for i in tl.static_range(3):
-        r = row + (i - 1)
-        line = (token + (i - 1) * W) * stride
-        taps_ptr = weight_ptr + 3 * i * C + channel
-        left = tl.load(taps_ptr, mask=inside, other=0.0)[None, :]
-        middle = tl.load(taps_ptr + C, mask=inside, other=0.0)[None, :]
-        right = tl.load(taps_ptr + 2 * C, mask=inside, other=0.0)[None, :]
+        has_row = ((row >= 1) | (i != 0)) & ((row < H - 1) | (i != 2))
+        left = _load_taps(weight_ptr + 3 * i * C, inside, BLOCK_S)
+        middle = _load_taps(weight_ptr + (3 * i + 1) * C, inside, BLOCK_S)
+        right = _load_taps(weight_ptr + (3 * i + 2) * C, inside, BLOCK_S)
+        if RESIDUAL and i == 1:
+            middle += 1.0
+        line_ptr = own_ptr + (i - 1) * W * STRIDE
         for k in tl.static_range(WIDTH + 2):
-            c = col + (k - 1)
-            exists = (r >= 0) & (r < H) & (c >= 0) & (c < W)
-            value = tl.load(
-                x_ptr + (line + (k - 1) * stride)[:, None] + channel[None, :],
-                mask=exists[:, None] & inside[None, :],
-                other=0.0,
-            ).to(tl.float32)
+            has_col = ((col >= 1) | (k > 0)) & ((col + (k - 1) < W) | (k <= (WIDTH if WIDE else 1)))
+            exists = (has_row & has_col)[:, None] & inside
+            value = tl.load(line_ptr + (k - 1) * STRIDE, mask=exists, other=0.0).to(tl.float32)
             updated = ()
             for j in tl.static_range(WIDTH):
                 total = sums[j]
@@ -46,9 +71,30 @@ def _convolve_strips(
     return sums
 
 
+@triton.jit
+def _store_statistics(statistics_ptr, kept, inside, token, exists, T, eps, C: tl.constexpr):
+    """LayerNorm statistics of the rounded values, which is what the next layer reads.
+
+    Args:
+        kept: the values of one token of each strip, (strips, channels) per chunk, zero outside.
+        inside: (1, channels) of the last chunk; the others are whole.
+    """
+    total = kept[0].to(tl.float32)
+    for n in tl.static_range(1, len(kept)):
+        total += kept[n].to(tl.float32)
+    mean = tl.sum(total, axis=1) * (1.0 / C)
+    squares = tl.zeros(kept[0].shape, tl.float32)
+    for n in tl.static_range(len(kept)):
+        centred = kept[n].to(tl.float32) - mean[:, None]
+        squares += tl.where(inside | (n < len(kept) - 1), centred * centred, 0.0)
+    scale = tl.rsqrt(tl.sum(squares, axis=1) * (1.0 / C) + eps)
+    tl.store(statistics_ptr + token, mean, mask=exists)
+    tl.store(statistics_ptr + T + token, scale, mask=exists)
+
+
 @triton.jit(do_not_specialize=["B", "H", "W"])
 def _depthwise_kernel(
-    x_ptr,  # (T, C), tokens `stride` apart
+    x_ptr,  # (T, C), tokens STRIDE apart
     weight_ptr,  # (9, C) float32
     bias_ptr,  # (C,) float32
     out_ptr,  # (T, C)
@@ -56,43 +102,50 @@ def _depthwise_kernel(
     B,
     H,
     W,
-    C,
-    stride,
     eps,
+    C: tl.constexpr,
+    STRIDE: tl.constexpr,
     SILU: tl.constexpr,
     STATISTICS: tl.constexpr,
     PRECISE: tl.constexpr,
+    WIDE: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    CHUNKS: tl.constexpr,
 ):
-    first, token, row, col, exists = locate_strips(B, H, W, BLOCK_S)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = channel < C
-    x_ptr += first * stride
-    out_ptr += first * C
-    sums = _convolve_strips(
-        x_ptr, weight_ptr, token, row, col, channel, inside, H, W, C, stride, BLOCK_S
-    )
-    bias = tl.load(bias_ptr + channel, mask=inside, other=0.0)[None, :]
-    for j in tl.static_range(WIDTH):
-        wanted = exists & (col + j < W)
-        mask = wanted[:, None] & inside[None, :]
-        y = sums[j] + bias
-        if SILU:
-            y = silu(y, PRECISE)
-        else:
-            own = ((token + j) * stride)[:, None] + channel[None, :]
-            y += tl.load(x_ptr + own, mask=mask, other=0.0).to(tl.float32)
-        narrow = y.to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + ((token + j) * C)[:, None] + channel[None, :], narrow, mask=mask)
-        if STATISTICS:
-            # of the rounded values, which is what the next layer reads
-            y = tl.where(inside[None, :], narrow.to(tl.float32), 0.0)
-            mean = tl.sum(y, axis=1) / C
-            y = tl.where(inside[None, :], y - mean[:, None], 0.0)
-            scale = tl.rsqrt(tl.sum(y * y, axis=1) / C + eps)
-            tl.store(statistics_ptr + first + token + j, mean, mask=wanted)
-            tl.store(statistics_ptr + B * H * W + first + token + j, scale, mask=wanted)
+    token, row, col = locate_strips(B, H, W, WIDE, BLOCK_S)
+    kept = ()
+    for n in tl.static_range(CHUNKS):
+        channel = (tl.program_id(1) * CHUNKS + n) * BLOCK_C + tl.arange(0, BLOCK_C)
+        inside = (channel < C)[None, :] | (C % BLOCK_C == 0)
+        own_ptr = x_ptr + (token * STRIDE)[:, None] + channel[None, :]
+        sums = _convolve_strips(
+            own_ptr,
+            weight_ptr + channel,
+            bias_ptr + channel,
+            row,
+            col,
+            inside,
+            H,
+            W,
+            C,
+            STRIDE,
+            not SILU,
+            WIDE,
+        )
+        there_ptr = out_ptr + (token * C)[:, None] + channel[None, :]
+        for j in tl.static_range(WIDTH):
+            exists = (col + j < W) | WIDE
+            y = silu(sums[j], PRECISE) if SILU else sums[j]
+            y = y.to(out_ptr.dtype.element_ty)
+            tl.store(there_ptr + j * C, y, mask=exists[:, None] & inside)
+            kept = kept + (y,)
+    if STATISTICS:
+        for j in tl.static_range(WIDTH):
+            exists = (col + j < W) | WIDE
+            _store_statistics(
+                statistics_ptr, kept[j::WIDTH], inside, token + j, exists, B * H * W, eps, C
+            )
 
 
 def position_encoding_triton(
@@ -138,7 +191,9 @@ def _launch(
     out = torch.empty((B, H, W, C), dtype=x.dtype, device=x.device)
     strips = num_strips(B, H, W)
     block_s, block_c, warps = _tiles(strips, C, statistics is not None)
-    _depthwise_kernel[(triton.cdiv(strips, block_s), triton.cdiv(C, block_c))](
+    # statistics need all channels of a token
+    chunks = 1 if statistics is None else triton.cdiv(C, block_c)
+    _depthwise_kernel[(triton.cdiv(strips, block_s), triton.cdiv(C, block_c * chunks))](
         x,
         weight,
         bias,
@@ -147,24 +202,29 @@ def _launch(
         B,
         H,
         W,
-        C,
-        stride,
         eps,
+        C=C,
+        STRIDE=stride,
         SILU=with_silu,
         STATISTICS=statistics is not None,
         PRECISE=is_precise(x.dtype),
+        WIDE=is_wide(W),
         BLOCK_S=block_s,
         BLOCK_C=block_c,
+        CHUNKS=chunks,
         num_warps=warps,
     )
     return out
 
 
 def _tiles(strips: int, C: int, with_statistics: bool) -> tuple[int, int, int]:
-    """Strips and channels of a tile, and warps; statistics need all channels of a token."""
+    """Strips and channels of a tile, and warps."""
     padded = next_power_of_2(C)
     if with_statistics:
-        return 1, padded, max(1, padded // 256)
+        # three times a power of two: rounded up, a quarter of the lanes would be idle
+        block_c = C // 3 if C % 3 == 0 and next_power_of_2(C // 3) == C // 3 else padded
+        # deep stages have few strips: two warps each, though their sums meet in shared memory
+        return 1, block_c, 2 if C >= 512 else 1
     block_c = min(64, padded)
     if strips * padded <= 132 * 512:
         return max(1, 128 // block_c), block_c, 1

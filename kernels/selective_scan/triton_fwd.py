@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.layout import is_precise, next_power_of_2
-from kernels.triton_math import step_and_decay
+from kernels.triton_math import LN2, LOG2E, step_and_decay
 
 # tokens of a chunk, as many as `_split_steps` makes
 STEPS = 4
@@ -57,26 +57,32 @@ def _split_steps(x, CHUNKS: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _step(
-    raw,
-    u_ptr,
-    p_ptr,
-    A,
-    token,
-    valid,
-    channel,
-    inside,
-    D,
-    P,
-    R,
-    PRECISE: tl.constexpr,
+def _step_sizes(
+    p_ptr, exists, dt_weight, scaled_bias, P: tl.constexpr, R: tl.constexpr, PRECISE: tl.constexpr
 ):
+    """(tokens, channels) step sizes before their softplus, as `step_and_decay` wants them."""
+    every = tl.arange(0, exists.shape[0])
+    rank = tl.arange(0, dt_weight.shape[0])
+    low_rank = tl.load(
+        p_ptr + every[:, None] * P + rank[None, :],
+        mask=exists[:, None] & (rank < R)[None, :],
+        other=0.0,
+    )
+    raws = tl.dot(low_rank, dt_weight, input_precision="ieee")
+    if not PRECISE:
+        raws *= LOG2E
+    return raws + scaled_bias[None, :]
+
+
+@triton.jit
+def _step(raw, u_ptr, B_ptr, valid, inside, A, PRECISE: tl.constexpr):
     """Decay and drive of one token of every chunk; nobody reads what tokens past the end do."""
-    B = tl.load(p_ptr + token * P + R, mask=valid, other=0.0).to(tl.float32)
-    exists = valid[:, None] & inside[None, :]
-    u = tl.load(u_ptr + token[:, None] * D + channel[None, :], mask=exists, other=0.0)
+    B = tl.load(B_ptr, mask=valid, other=0.0).to(tl.float32)
+    if not PRECISE:
+        B *= LN2
+    u = tl.load(u_ptr, mask=valid[:, None] & inside[None, :], other=0.0).to(tl.float32)
     dt, decay = step_and_decay(raw, A[None, :], PRECISE)
-    return decay, dt * (B[:, None] * u.to(tl.float32))
+    return decay, dt * (B[:, None] * u)
 
 
 @triton.jit
@@ -102,21 +108,22 @@ def _scan_kernel(
     decay_ptr,  # (B, segments, D) float32
     state_ptr,  # (B, segments, D) float32
     L,
-    D,
-    P,
-    R,
     segment_tokens,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    R: tl.constexpr,
     SUMMARISE: tl.constexpr,
     RESUME: tl.constexpr,
     BLOCK_S: tl.constexpr,
     PRECISE: tl.constexpr,
+    WHOLE: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
     STEPS: tl.constexpr = 4
     channel = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    inside = channel < D
+    inside = (channel < D) | (D % BLOCK_D == 0)
     image = tl.program_id(2).to(tl.int64)
     rank = tl.arange(0, BLOCK_R)
     dt_weight = tl.load(
@@ -124,7 +131,9 @@ def _scan_kernel(
         mask=(rank < R)[:, None] & inside[None, :],
         other=0.0,
     )
-    dt_bias = tl.load(dt_bias_ptr + channel, mask=inside, other=0.0)
+    bias = tl.load(dt_bias_ptr + channel, mask=inside, other=0.0)
+    if not PRECISE:
+        bias *= LOG2E
     A = tl.load(A_ptr + channel, mask=inside, other=0.0)
     chunk = tl.arange(0, CHUNKS)
     is_last = (chunk == CHUNKS - 1)[:, None]
@@ -134,39 +143,29 @@ def _scan_kernel(
         carry = _enter(decay_ptr, state_ptr, image, channel, inside, D, BLOCK_S)
     begin = tl.program_id(1) * segment_tokens
     end = tl.minimum(begin + segment_tokens, L)
+    at = (chunk * (STEPS * D))[:, None] + channel[None, :]
     for start in range(begin, end, CHUNKS * STEPS):
         # 64-bit up to the tile, 32-bit inside it
         first = image * L + start
-        every = tl.arange(0, CHUNKS * STEPS)
-        low_rank = tl.load(
-            p_ptr + first * P + every[:, None] * P + rank[None, :],
-            mask=(start + every < end)[:, None] & (rank < R)[None, :],
-            other=0.0,
-        )
-        raws = tl.dot(low_rank, dt_weight, input_precision="ieee")
-        raws = _split_steps(raws + dt_bias[None, :], CHUNKS, BLOCK_D)
+        exists = (start + tl.arange(0, CHUNKS * STEPS) < end) | WHOLE
+        raws = _step_sizes(p_ptr + first * P, exists, dt_weight, bias, P, R, PRECISE)
+        raws = _split_steps(raws, CHUNKS, BLOCK_D)
         state = tl.zeros([CHUNKS, BLOCK_D], dtype=tl.float32)
         decay = tl.full([CHUNKS, BLOCK_D], 1.0, dtype=tl.float32)
         kept_states = ()
         kept_decays = ()
         for step in tl.static_range(STEPS):
-            token = chunk * STEPS + step
             own, drive = _step(
                 raws[step],
-                u_ptr + first * D,
-                p_ptr + first * P,
-                A,
-                token,
-                start + token < end,
-                channel,
+                u_ptr + first * D + at + step * D,
+                p_ptr + first * P + chunk * (STEPS * P) + (step * P + R),
+                (start + chunk * STEPS + step < end) | WHOLE,
                 inside,
-                D,
-                P,
-                R,
+                A,
                 PRECISE,
             )
             state = own * state + drive
-            decay = decay * own
+            decay = decay * own if step > 0 else own
             kept_states = kept_states + (state,)
             kept_decays = kept_decays + (decay,)
         nothing = tl.zeros([CHUNKS, BLOCK_D], dtype=tl.float32)
@@ -176,12 +175,11 @@ def _scan_kernel(
         entering = ahead * carry[None, :] + before
         if not SUMMARISE:
             for step in tl.static_range(STEPS):
-                token = chunk * STEPS + step
                 out = kept_states[step] + kept_decays[step] * entering
                 tl.store(
-                    out_ptr + first * D + token[:, None] * D + channel[None, :],
+                    out_ptr + first * D + at + step * D,
                     out.to(out_ptr.dtype.element_ty),
-                    mask=(start + token < end)[:, None] & inside[None, :],
+                    mask=((start + chunk * STEPS + step < end) | WHOLE)[:, None] & inside[None, :],
                 )
         leaving = joined_state + joined_decay * carry[None, :]
         carry = tl.sum(tl.where(is_last, leaving, 0.0), axis=0)
@@ -225,14 +223,15 @@ def low_rank_scan_triton(
             summaries[0],
             summaries[1],
             L,
-            D,
-            projected.shape[-1],
-            dt_weight.shape[0],
             segment_tokens,
+            D=D,
+            P=projected.shape[-1],
+            R=dt_weight.shape[0],
             SUMMARISE=summarise,
             RESUME=resume,
             BLOCK_S=max(2, next_power_of_2(segments)),
             PRECISE=is_precise(u.dtype),
+            WHOLE=L % tile == 0,
             CHUNKS=chunks,
             BLOCK_D=block_d,
             BLOCK_R=max(16, next_power_of_2(dt_weight.shape[0])),
@@ -250,9 +249,9 @@ def low_rank_scan_triton(
 def _plan(B: int, L: int, D: int) -> tuple[int, int, int, int, int]:
     """Chunks of a tile, channels of a program, segments of a map, warps, registers of a thread."""
     block_d = min(32, max(16, next_power_of_2(D)))
-    if L <= 64:
-        return 8, block_d, 1, 2, 255
     tiles = triton.cdiv(L, 16 * STEPS)
+    if L <= 64 or (D > 512 and tiles < 8):
+        return 8, block_d, 1, 2, 255
     programs = B * triton.cdiv(D, block_d)
     if tiles < 8 or programs >= 264:
         return 16, block_d, 1, 4, 128

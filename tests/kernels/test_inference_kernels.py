@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.depthwise.triton_fwd import conv_silu_triton
+from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.selective_scan.low_rank import low_rank_scan_ref
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
-from tests.kernels.inference_ops import NARROW, OPS, Draw, Shape, error_ratio, max_ratio
+from tests.kernels.inference_ops import EPS, NARROW, OPS, Draw, Shape, error_ratio, max_ratio, taps
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # one token, one row, one column, odd, prime, a rectangle's multiple, more than one tile
@@ -29,6 +30,15 @@ STAGES: list[Shape] = [
 HUGE: list[Shape] = [(1, 512, 512, 64), (1, 64, 64, 512)]
 # the interpreter rounds bfloat16 towards zero, the GPU to nearest
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])
+# channels in three chunks; one segment and several; maps narrower than a strip and one token wider
+DEPTHWISE = ["position_encoding", "position_statistics", "conv_silu"]
+SPECIAL: list[tuple[str, Shape]] = [
+    *((op, (2, 3, 8, 96)) for op in DEPTHWISE),
+    *((op, (1, 4, 7, 192)) for op in DEPTHWISE),
+    *((op, (3, 5, 6, 12)) for op in DEPTHWISE),
+    ("low_rank_scan", (1, 24, 25, 16)),
+    ("low_rank_scan", (2, 24, 24, 24)),
+]
 SHAPES = SMALL + (STAGES + HUGE if DEVICE == "cuda" else [])
 
 
@@ -51,6 +61,13 @@ def test_no_worse_than_the_reference(op: str, shape: Shape, dtype: torch.dtype) 
     assert ratio <= max_ratio(dtype, DEVICE), (
         f"max error {error:.3e} is {ratio:.2f} times that of the reference"
     )
+
+
+@pytest.mark.parametrize(("op", "shape"), SPECIAL, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.filterwarnings("ignore:.*deterministic:UserWarning")
+def test_shapes_with_a_path_of_their_own(op: str, shape: Shape, dtype: torch.dtype) -> None:
+    test_no_worse_than_the_reference(op, shape, dtype)
 
 
 class OneOfBatch(Draw):
@@ -116,6 +133,34 @@ def test_scan_with_extreme_steps(bias: float, decay: float, dtype: torch.dtype) 
     subnormal = 2**-24 if dtype == torch.float16 else 2**-126
     floor = max(tolerance * wanted.abs().max().item(), subnormal)
     torch.testing.assert_close(got, wanted, rtol=tolerance, atol=floor)
+
+
+@pytest.mark.parametrize("width", [5, 7, 9])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_what_lies_outside_a_map_cannot_reach_it(width: int, dtype: torch.dtype) -> None:
+    """Neither the maps before and after it in memory nor the other half of its channels."""
+    draw = Draw((3, 4, width, 32), dtype, DEVICE)
+    weight, bias = taps(draw.exact(16, 1, 3, 3)), draw.exact(16)
+    x = draw.map()
+    clean_silu = conv_silu_triton(x[..., :16], weight, bias)[1]
+    clean = position_encoding_triton(x[..., :16], weight, bias, EPS)
+    x[0], x[2], x[1, ..., 16:] = float("nan"), float("inf"), float("nan")
+    assert torch.equal(conv_silu_triton(x[..., :16], weight, bias)[1], clean_silu)
+    y, statistics = position_encoding_triton(x[..., :16], weight, bias, EPS)
+    assert statistics is not None
+    assert clean[1] is not None
+    assert torch.equal(y[1], clean[0][1])
+    assert torch.equal(statistics[:, 1], clean[1][:, 1])
+
+
+@pytest.mark.parametrize("value", [-6e4, -200.0, -88.0, 0.0, 88.0, 6e4])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_silu_of_extreme_values(value: float, dtype: torch.dtype) -> None:
+    x = torch.zeros(1, 2, 9, 16, dtype=dtype, device=DEVICE)
+    weight, bias = torch.zeros(9, 16, device=DEVICE), torch.full((16,), value, device=DEVICE)
+    wanted = F.silu(bias.double()).to(dtype).expand_as(x)
+    torch.testing.assert_close(conv_silu_triton(x, weight, bias), wanted)
 
 
 @pytest.mark.gpu
