@@ -1,0 +1,190 @@
+"""CUDA C++ kernels, compiled when they are first used by the compiler library that PyTorch brings.
+
+Nothing has to be installed for them: NVRTC and its bindings (`cuda-bindings`) are what PyTorch's
+CUDA builds depend on. A kernel's numbers of channels and the like are compiled in.
+"""
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kernels.device import describe_device
+
+try:
+    from cuda.bindings import driver, nvrtc
+except ImportError:  # a build of PyTorch for the CPU
+    driver = nvrtc = None
+
+
+class CudaError(RuntimeError):
+    """A call into CUDA failed; the message holds its name for the failure."""
+
+
+@functools.cache
+def is_available() -> bool:
+    """Whether kernels can be compiled here."""
+    if nvrtc is None:
+        return False
+    try:
+        nvrtc.nvrtcVersion()
+    except RuntimeError:  # the bindings without the library
+        return False
+    return True
+
+
+def compile_source(source: Path, defines: Sequence[tuple[str, int]], architecture: str) -> bytes:
+    """Machine code of a source file.
+
+    Args:
+        defines: macros of the source, compiled in.
+        architecture: for example `sm_90`.
+
+    Raises:
+        CudaError: it does not compile; the message is the compiler's.
+    """
+    (program,) = _check(
+        nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
+    )
+    options = ["-std=c++17", f"--gpu-architecture={architecture}"]
+    encoded = [option.encode() for option in options + [f"-D{k}={v}" for k, v in defines]]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        log = bytearray(_check(nvrtc.nvrtcGetProgramLogSize(program))[0])
+        _check(nvrtc.nvrtcGetProgramLog(program, log))
+        raise CudaError(f"{source.name}: {bytes(log).decode(errors='replace')}")
+    code = bytearray(_check(nvrtc.nvrtcGetCUBINSize(program))[0])
+    _check(nvrtc.nvrtcGetCUBIN(program, code))
+    _check(nvrtc.nvrtcDestroyProgram(program))
+    return bytes(code)
+
+
+@dataclass(frozen=True, slots=True)
+class CudaKernel:
+    """A kernel loaded on one device."""
+
+    function: Any
+    device: torch.device
+
+    def launch(
+        self,
+        grid: tuple[int, int, int],
+        threads: int,
+        shared_bytes: int,
+        arguments: Sequence["Argument"],
+    ) -> None:
+        """Queue one run on the current stream.
+
+        Raises:
+            CudaError: the launch was refused.
+        """
+        stream = torch.cuda.current_stream(self.device).cuda_stream
+        held = [_as_c(argument) for argument in arguments]
+        addresses = (ctypes.c_void_p * len(held))(*(address for _, address in held))
+        at = ctypes.addressof(addresses)
+        _check(
+            driver.cuLaunchKernel(self.function, *grid, threads, 1, 1, shared_bytes, stream, at, 0)
+        )
+
+
+class TensorMap:
+    """How the copy engine (TMA, compute capability 9.0) finds boxes of a matrix.
+
+    Boxes come to lie in shared memory with rows of 128 bytes, swizzled.
+    """
+
+    def __init__(self, x: torch.Tensor, box: tuple[int, int]) -> None:
+        """Describe a matrix, which must stay where it is.
+
+        Args:
+            x: (rows, columns) of two bytes each; rows a multiple of 16 bytes apart.
+            box: rows and columns; 64 columns.
+
+        Raises:
+            CudaError: x does not meet this.
+        """
+        kind = driver.CUtensorMapDataType
+        data_type = (
+            kind.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+            if x.dtype == torch.bfloat16
+            else kind.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+        )
+        # 128 bytes at a multiple of 64, which the bindings' own object does not promise
+        self._memory = ctypes.create_string_buffer(128 + 64)
+        self._address = (ctypes.addressof(self._memory) + 63) // 64 * 64
+        status = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled(
+            ctypes.c_void_p(self._address),
+            data_type.value,
+            2,
+            ctypes.c_void_p(x.data_ptr()),
+            (ctypes.c_uint64 * 2)(x.shape[1], x.shape[0]),
+            (ctypes.c_uint64 * 1)(x.stride(0) * 2),
+            (ctypes.c_uint32 * 2)(box[1], box[0]),
+            (ctypes.c_uint32 * 2)(1, 1),
+            driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE.value,
+            driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B.value,
+            driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B.value,
+            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE.value,
+        )
+        _check((driver.CUresult(status),))
+
+    @property
+    def address(self) -> int:
+        """Of its 128 bytes, for as long as this object lives."""
+        return self._address
+
+
+@functools.cache
+def load_kernel(
+    source: Path, name: str, defines: tuple[tuple[str, int], ...], device: torch.device
+) -> CudaKernel:
+    """Compile and load a kernel that may use all shared memory of a block.
+
+    Raises:
+        CudaError: it does not compile or load.
+    """
+    limits = describe_device(device)
+    major, minor = limits.capability
+    # the instructions of Hopper alone hide behind the a
+    suffix = "a" if limits.capability == (9, 0) else ""
+    code = compile_source(source, defines, f"sm_{major}{minor}{suffix}")
+    with torch.cuda.device(device):
+        (module,) = _check(driver.cuModuleLoadData(code))
+        (function,) = _check(driver.cuModuleGetFunction(module, name.encode()))
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _check(driver.cuFuncSetAttribute(function, attribute, limits.shared_bytes))
+    return CudaKernel(function, device)
+
+
+# an int and a float are passed as 32 bits
+Argument = torch.Tensor | TensorMap | int | float
+
+
+def _as_c(argument: "Argument") -> tuple[Any, int]:
+    """A kernel's argument: what must stay alive until the launch, and its address."""
+    if isinstance(argument, TensorMap):
+        return argument, argument.address
+    value: ctypes.c_void_p | ctypes.c_int | ctypes.c_float
+    if isinstance(argument, torch.Tensor):
+        value = ctypes.c_void_p(argument.data_ptr())
+    elif isinstance(argument, int):
+        value = ctypes.c_int(argument)
+    else:
+        value = ctypes.c_float(argument)
+    return value, ctypes.addressof(value)
+
+
+def _check(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a call gave beside its status.
+
+    Raises:
+        CudaError: the status is not success.
+    """
+    status, *rest = result
+    if status.value != 0:
+        raise CudaError(status.name)
+    return tuple(rest)
