@@ -1,0 +1,117 @@
+"""Wide matrix products with norm, bias and activation in CUDA C++ (`wide_product.cu`).
+
+What Triton does not do makes it faster than the kernel beside it: the weight stays in shared memory
+while rows stream past, and while one group of warps multiplies, the other works on its results.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from kernels import nvrtc
+from kernels.device import describe_device
+from kernels.linear.reference import Activation
+
+SOURCE: Final = Path(__file__).with_name("wide_product.cu")
+# as in the source
+TILE: Final = 128
+DEPTH: Final = 64
+_BOX_BYTES: Final = TILE * DEPTH * 2
+_THREADS: Final = 384
+_STAGING_BYTES: Final = 4 * _BOX_BYTES
+# alignment, bias, column sums and barriers
+_REST_BYTES: Final = 1024 + 2 * TILE * 4 + 256
+_MAX_STAGES: Final = 6
+_ACTIVATIONS: Final[dict[Activation, int]] = {
+    "none": 0,
+    "relu": 1,
+    "gelu": 2,
+    "silu_second_half": 3,
+}
+_HALVES: Final = (torch.float16, torch.bfloat16)
+
+
+def stages_for(K: int, shared_limit: int) -> int:
+    """Blocks of rows in flight that fit a block's shared memory."""
+    left = shared_limit - _REST_BYTES - _STAGING_BYTES
+    return min(_MAX_STAGES, left // _BOX_BYTES - _blocks(K))
+
+
+def _blocks(K: int) -> int:
+    """Blocks of K, the last one perhaps filled up."""
+    return -(-K // DEPTH)
+
+
+def can_serve(rows: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel serves this product, and faster than others do.
+
+    Args:
+        rows: (M, K), a row's values contiguous.
+        weight: (N, K), contiguous.
+    """
+    (M, K), N = rows.shape, weight.shape[0]
+    if not (rows.is_cuda and nvrtc.is_available() and rows.dtype in _HALVES):
+        return False
+    # the copy engine counts in 16 bytes; halves of the columns end where its boxes do
+    if K % 8 or N % TILE or rows.stride(0) % 8 or rows.data_ptr() % 16:
+        return False
+    device = describe_device(rows.device)
+    # few tiles: every block would read its weight for next to nothing
+    enough = 2 * device.multiprocessors <= -(-M // TILE) * (N // TILE)
+    fits = stages_for(K, device.shared_bytes) >= 2
+    return device.capability == (9, 0) and enough and fits
+
+
+def wide_product_cuda(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    *,
+    colsum: Tensor | None = None,
+    statistics: Tensor | None = None,
+    activation: Activation = "none",
+) -> None:
+    """Write act(norm(rows) weight^T + bias) to `out`; `can_serve(rows, weight)` holds.
+
+    Args:
+        rows: (M, K) float16 or bfloat16.
+        weight: (N, K), dtype of rows.
+        bias: (N,) float32.
+        out: (M, N), dtype of rows, contiguous.
+        colsum: (N,) float32, sums of the weight's rows; together with `statistics`.
+        statistics: (2, M) float32, mean and 1 / std of the rows.
+
+    Raises:
+        CudaError: the kernel cannot be compiled, loaded or launched.
+    """
+    (M, K), N = rows.shape, weight.shape[0]
+    device = describe_device(rows.device)
+    stages = stages_for(K, device.shared_bytes)
+    defines = {
+        "K": K,
+        "N": N,
+        "STAGES": stages,
+        "NORM": int(statistics is not None),
+        "ACTIVATION": _ACTIVATIONS[activation],
+        "BFLOAT": int(rows.dtype == torch.bfloat16),
+    }
+    kernel = nvrtc.load_kernel(SOURCE, "wide_product", tuple(defines.items()), rows.device)
+    columns = N // TILE
+    blocks = columns * max(1, min(device.multiprocessors // columns, -(-M // TILE)))
+    kernel.launch(
+        (blocks, 1, 1),
+        _THREADS,
+        _REST_BYTES + _STAGING_BYTES + (_blocks(K) + stages) * _BOX_BYTES,
+        (
+            nvrtc.TensorMap(rows, (TILE, DEPTH)),
+            nvrtc.TensorMap(weight, (TILE, DEPTH)),
+            nvrtc.TensorMap(out, (64, 64)),
+            bias,
+            bias if colsum is None else colsum,
+            bias if statistics is None else statistics,
+            M,
+        ),
+    )

@@ -1,0 +1,351 @@
+// act(norm(x) W^T + b) for wide results: K up to 512, N a multiple of 128; compute capability 9.0.
+// Where K is no multiple of 64 the copies fill up with zeros.
+//
+// A block owns 128 columns of the result for as long as it lives, so its part of the weight is read
+// once and stays in shared memory; blocks of rows of x stream past it through a ring that one thread
+// fills (TMA). Two groups of warps take turns: while one multiplies its 128 x 128 tile on the tensor
+// cores, the other applies norm, bias and activation to its last one and sends it out (TMA).
+//
+// Compiled at run time for each shape (see cuda_fwd.py), which defines
+//   K, N        of the product
+//   STAGES      of the ring
+//   NORM        1: rows are normalised; the LayerNorm is applied after the product
+//   ACTIVATION  0 none, 1 ReLU, 2 GELU, 3 SiLU of the second half of the columns
+//   BFLOAT      1: values are bfloat16, 0: float16
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+constexpr int TILE = 128;  // rows and columns
+constexpr int DEPTH = 64;  // of a block of K: 128 bytes, what one swizzled row holds
+constexpr int BLOCKS = (K + DEPTH - 1) / DEPTH;
+constexpr int COLUMN_TILES = N / TILE;
+constexpr u32 BOX = TILE * DEPTH * 2;  // bytes of 128 rows, 64 deep
+constexpr u32 HALF_BOX = BOX / 2;  // 64 rows
+constexpr int CONSUMERS = 2;
+constexpr int GROUP = 128;  // threads
+
+struct __align__(64) TensorMap {
+    char opaque[128];
+};
+
+// ---- barriers in shared memory, addressed by 32 bits
+
+__device__ __forceinline__ u32 shared_address(const void* pointer) {
+    return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void init_barrier(u32 barrier, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+
+__device__ __forceinline__ void expect_bytes(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void wait(u32 barrier, u32 parity) {
+    asm volatile(
+        "{\n.reg .pred done;\nAGAIN:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@done bra DONE;\nbra AGAIN;\nDONE:\n}" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
+__device__ __forceinline__ void sync_group(int group) {
+    asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(GROUP) : "memory");
+}
+
+// ---- copies between device and shared memory
+
+__device__ __forceinline__ void load_box(
+    u32 shared, const TensorMap& map, int column, int row, u32 barrier
+) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3}], [%4];" ::"r"(shared),
+        "l"(&map), "r"(column), "r"(row), "r"(barrier)
+        : "memory");
+}
+
+__device__ __forceinline__ void store_box(const TensorMap& map, int column, int row, u32 shared) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map),
+        "r"(column), "r"(row), "r"(shared)
+        : "memory");
+}
+
+__device__ __forceinline__ void commit_stores() {
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Until at most PENDING of this thread's groups of stores still read shared memory.
+template <int PENDING>
+__device__ __forceinline__ void wait_for_stores() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+// ---- tensor cores
+
+// Describes a K-major operand whose rows of 128 bytes are swizzled, eight rows after the other.
+__device__ __forceinline__ u64 describe(u32 shared) {
+    return (static_cast<u64>((shared & 0x3ffff) >> 4)) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+}
+
+#if BFLOAT
+#define TYPES "f32.bf16.bf16"
+#else
+#define TYPES "f32.f16.f16"
+#endif
+#define EIGHT(d, i)                                                                              \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+        "+f"(d[i + 6]), "+f"(d[i + 7])
+
+// sums (+)= a b^T: 64 x 128, 16 deep, by the 128 threads of a group together.
+__device__ __forceinline__ void multiply(float (&sums)[64], u64 a, u64 b, int accumulate) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16." TYPES " "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "%64, %65, p, 1, 1, 0, 0;\n}"
+        : EIGHT(sums, 0), EIGHT(sums, 8), EIGHT(sums, 16), EIGHT(sums, 24), EIGHT(sums, 32),
+          EIGHT(sums, 40), EIGHT(sums, 48), EIGHT(sums, 56)
+        : "l"(a), "l"(b), "r"(accumulate));
+}
+
+__device__ __forceinline__ void begin_products() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void commit_products() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int PENDING>
+__device__ __forceinline__ void wait_for_products() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// ---- what follows the product
+
+__device__ __forceinline__ float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// As in kernels/triton_math.py. An infinite power is right: its reciprocal is zero.
+__device__ __forceinline__ float activate(float x, bool is_second_half) {
+    if (ACTIVATION == 1) return x < 0.0f ? 0.0f : x;  // not max(): NaN must stay visible
+    if (ACTIVATION == 2) {
+        const float square = fminf(x * x, 50.0f);
+        float z = square * 0.0010142630198970437f - 0.10677572339773178f;
+        z = x * (z * square - 2.301121234893799f);
+        return x * reciprocal(1.0f + power_of_two(z));
+    }
+    if (ACTIVATION == 3 && is_second_half)
+        return x * reciprocal(1.0f + power_of_two(x * -1.4426950408889634f));
+    return x;
+}
+
+__device__ __forceinline__ u32 narrow(float low, float high) {
+    u32 pair;
+#if BFLOAT
+    asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(low), "f"(high));
+#else
+    asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(low), "f"(high));
+#endif
+    return pair;
+}
+
+__device__ __forceinline__ void store_matrices(u32 shared, const u32 (&pairs)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+                 "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+                 : "memory");
+}
+
+struct Row {
+    float mean, scale;
+};
+
+__device__ __forceinline__ Row statistics_of(const float* statistics, int row, int M) {
+    if (!NORM || row >= M) return {0.0f, 1.0f};
+    return {statistics[row], statistics[M + row]};
+}
+
+// 64 x 128 sums -> values in shared memory, as two swizzled boxes of 64 columns each.
+__device__ __forceinline__ void finish(
+    const float (&sums)[64],
+    const float2* bias,  // of the block's columns, in shared memory
+    const float2* colsum,
+    const Row (&rows)[2],
+    int column,  // first of the block
+    u32 staging
+) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    // the matrix and its row whose address this lane gives to `store_matrices`
+    const int matrix = lane / 8, row = warp * 16 + matrix % 2 * 8 + lane % 8;
+#pragma unroll
+    for (int n = 0; n < 16; n += 2) {
+        const bool is_second_half = column + n / 8 * 64 >= N / 2;
+        u32 pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int at = (n + i / 2) * 4 + lane % 4;  // columns 8 (n + i / 2) + 2 (lane % 4)
+            const float2 b = bias[at];
+            float low = sums[4 * n + 2 * i], high = sums[4 * n + 2 * i + 1];
+            if (NORM) {
+                const float2 c = colsum[at];
+                low = (low - rows[i % 2].mean * c.x) * rows[i % 2].scale;
+                high = (high - rows[i % 2].mean * c.y) * rows[i % 2].scale;
+            }
+            pairs[i] = narrow(
+                activate(low + b.x, is_second_half), activate(high + b.y, is_second_half)
+            );
+        }
+        const u32 column = (n % 8 + matrix / 2) ^ (lane % 8);  // swizzled, of eight
+        store_matrices(staging + n / 8 * HALF_BOX + row * 128 + column * 16, pairs);
+    }
+}
+
+// The ring's place of block number `index` of all that pass through it, and the parity of its turn.
+struct Turn {
+    u32 stage, parity;
+};
+
+__device__ __forceinline__ Turn turn_of(int index) {
+    return {static_cast<u32>(index % STAGES), static_cast<u32>(index / STAGES % 2)};
+}
+
+extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_product(
+    const __grid_constant__ TensorMap x_map,  // (M, K)
+    const __grid_constant__ TensorMap weight_map,  // (N, K)
+    const __grid_constant__ TensorMap out_map,  // (M, N)
+    const float* __restrict__ bias,  // (N,)
+    const float* __restrict__ colsum,  // (N,), read with NORM
+    const float* __restrict__ statistics,  // (2, M), read with NORM
+    int M
+) {
+    extern __shared__ char memory[];
+    const u32 begin = shared_address(memory);
+    const u32 weight_at = (begin + 1023) / 1024 * 1024;  // as the swizzle wants it
+    const u32 ring_at = weight_at + BLOCKS * BOX;
+    const u32 staging_at = ring_at + STAGES * BOX;
+    char* rest = memory + (staging_at + 2 * CONSUMERS * BOX - begin);
+    float2* own_bias = reinterpret_cast<float2*>(rest);
+    float2* own_colsum = own_bias + TILE / 2;
+    const u32 full = shared_address(own_colsum + TILE / 2), empty = full + 8 * STAGES;
+    const u32 weight_ready = full + 16 * STAGES, may_multiply = weight_ready + 8;
+
+    const int column = blockIdx.x % COLUMN_TILES * TILE;
+    const int first = blockIdx.x / COLUMN_TILES, step = gridDim.x / COLUMN_TILES;
+    const int row_tiles = (M + TILE - 1) / TILE;
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; ++i) {
+            init_barrier(full + 8 * i, 1);
+            init_barrier(empty + 8 * i, 4);  // the warps of a group
+        }
+        init_barrier(weight_ready, 1);
+        for (int i = 0; i < CONSUMERS; ++i) init_barrier(may_multiply + 8 * i, 4);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    if (threadIdx.x < TILE) {
+        reinterpret_cast<float*>(own_bias)[threadIdx.x] = bias[column + threadIdx.x];
+        if (NORM) reinterpret_cast<float*>(own_colsum)[threadIdx.x] = colsum[column + threadIdx.x];
+    }
+    __syncthreads();
+
+    if (threadIdx.x < GROUP) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == 0) {
+            expect_bytes(weight_ready, BLOCKS * BOX);
+            for (int block = 0; block < BLOCKS; ++block)
+                load_box(weight_at + block * BOX, weight_map, block * DEPTH, column, weight_ready);
+            int index = 0;
+            for (int tile = first; tile < row_tiles; tile += step)
+                for (int block = 0; block < BLOCKS; ++block, ++index) {
+                    const Turn turn = turn_of(index);
+                    wait(empty + 8 * turn.stage, turn.parity ^ 1);  // at first all are empty
+                    const u32 barrier = full + 8 * turn.stage;
+                    expect_bytes(barrier, BOX);
+                    load_box(
+                        ring_at + turn.stage * BOX, x_map, block * DEPTH, tile * TILE, barrier
+                    );
+                }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        const int group = threadIdx.x / GROUP - 1;
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+        const bool is_first_thread = threadIdx.x % GROUP == 0;
+        const u32 staging = staging_at + group * 2 * BOX;
+        auto signal = [&](u32 barrier) {
+            if (lane == 0) arrive(barrier);
+        };
+        wait(weight_ready, 0);
+        if (group == 1) signal(may_multiply);
+        for (int turns = group;; turns += CONSUMERS) {
+            const int tile = first + turns * step;
+            if (tile >= row_tiles) break;
+            float sums[2][64];
+            // one group multiplies at a time: nobody may wait for a turn of the ring before the
+            // turn before it has come, which a barrier could not tell from it
+            wait(may_multiply + 8 * group, turns / CONSUMERS % 2);
+#pragma unroll
+            for (int block = 0; block < BLOCKS; ++block) {
+                const Turn turn = turn_of(turns * BLOCKS + block);
+                wait(full + 8 * turn.stage, turn.parity);
+                const u64 a = describe(ring_at + turn.stage * BOX);
+                const u64 b = describe(weight_at + block * BOX);
+                begin_products();
+#pragma unroll
+                for (int k = 0; k < DEPTH / 16; ++k) {  // 32 bytes, in units of 16
+                    multiply(sums[0], a + 2 * k, b + 2 * k, block + k);
+                    multiply(sums[1], a + 2 * k + HALF_BOX / 16, b + 2 * k, block + k);
+                }
+                commit_products();
+                if (block > 0) {
+                    wait_for_products<1>();
+                    signal(empty + 8 * turn_of(turns * BLOCKS + block - 1).stage);
+                }
+            }
+            signal(may_multiply + 8 * (1 - group));
+            wait_for_products<0>();
+            signal(empty + 8 * turn_of(turns * BLOCKS + BLOCKS - 1).stage);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int top = tile * TILE + half * 64, row = top + warp * 16 + lane / 4;
+                const Row rows[2] = {
+                    statistics_of(statistics, row, M), statistics_of(statistics, row + 8, M)
+                };
+                // the last store of this half's staging has read it
+                if (is_first_thread) wait_for_stores<1>();
+                sync_group(group);
+                finish(sums[half], own_bias, own_colsum, rows, column, staging + half * BOX);
+                asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                sync_group(group);
+                if (is_first_thread) {
+                    store_box(out_map, column, top, staging + half * BOX);
+                    store_box(out_map, column + 64, top, staging + half * BOX + HALF_BOX);
+                    commit_stores();
+                }
+            }
+        }
+        if (is_first_thread) wait_for_stores<0>();
+    }
+}
