@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
-from kernels.linear.triton_fwd import linear_triton
+from kernels.linear.forward import add_product_, linear
 from kernels.position_linear.triton_fwd import position_linear_triton
 from kernels.position_mlp.triton_fwd import position_mlp_triton
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
+from kernels.state_fusion.forward import gated_fusion
 from kernels.state_fusion.gated import merge_taps
-from kernels.state_fusion.triton_fwd import gated_fusion_triton
 from kernels.stem.triton_fwd import (
     conv3x3_triton,
     pack_conv_weight,
@@ -28,8 +28,10 @@ from model.backbone import Backbone, Block
 from model.config import InputConfig
 from model.layers import ConvNormAct, Downsample, PositionEncoding, Stem
 
-# widest maps whose products run fused with their neighbours
-MAX_FUSED_DIM: Final = 128
+# widest maps whose input projection and whose MLP run fused with their neighbours
+MAX_FUSED_PROJECTION: Final = 64
+MAX_FUSED_MLP: Final = 128
+_FEW_TOKENS: Final = 4096
 
 
 class _Cast:
@@ -97,15 +99,14 @@ class CompiledBlock:
         self._norm_weight = cast.exact(mixer.out_norm.weight)
         self._norm_bias = cast.exact(mixer.out_norm.bias)
         self._out_proj = cast.product(mixer.out_proj.weight)
-        self._is_fused = self._dim <= MAX_FUSED_DIM
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> same."""
         x1, xz = self._project_in(x)
         u = conv_silu_triton(xz[..., : self._inner], self._conv_weight, self._conv_bias)
-        projected = linear_triton(u, self._x_proj)
+        projected = linear(u, self._x_proj)
         state = low_rank_scan_triton(u, projected, self._dt_weight, self._dt_bias, self._A)
-        gated = gated_fusion_triton(
+        gated = gated_fusion(
             state,
             u,
             projected,
@@ -116,17 +117,16 @@ class CompiledBlock:
             self._norm_bias,
             self._out_norm.eps,
         )
-        x2 = linear_triton(gated, self._out_proj, residual=x1)
-        return self._mlp(x2)
+        return self._mlp(add_product_(x1, gated, self._out_proj))
 
     def _project_in(self, x: Tensor) -> tuple[Tensor, Tensor]:
         position, layer = self._position1, self._in_proj
-        if self._is_fused:
+        if self._dim <= MAX_FUSED_PROJECTION:
             return position_linear_triton(
                 x, position.weight, position.bias, layer.weight, layer.bias, layer.eps
             )
         x1, statistics = position_encoding_triton(x, position.weight, position.bias, layer.eps)
-        return x1, linear_triton(
+        return x1, linear(
             x1,
             layer.weight,
             layer.bias,
@@ -137,7 +137,7 @@ class CompiledBlock:
 
     def _mlp(self, x: Tensor) -> Tensor:
         position, fc1 = self._position2, self._fc1
-        if self._is_fused:
+        if self._dim <= MAX_FUSED_MLP and not _is_small(self._dim, x):
             return position_mlp_triton(
                 x,
                 position.weight,
@@ -149,7 +149,7 @@ class CompiledBlock:
                 fc1.eps,
             )
         x1, statistics = position_encoding_triton(x, position.weight, position.bias, fc1.eps)
-        hidden = linear_triton(
+        hidden = linear(
             x1,
             fc1.weight,
             fc1.bias,
@@ -157,7 +157,7 @@ class CompiledBlock:
             statistics=statistics,
             activation="gelu",
         )
-        return linear_triton(hidden, self._fc2_weight, self._fc2_bias, residual=x1)
+        return linear(hidden, self._fc2_weight, self._fc2_bias, residual=x1)
 
 
 class CompiledStem:
@@ -209,9 +209,9 @@ class CompiledDownsample:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
-        wide = linear_triton(x, self._expand, self._expand_bias, activation="relu")
+        wide = linear(x, self._expand, self._expand_bias, activation="relu")
         small = depthwise_stride2_triton(wide, self._taps, self._taps_bias)
-        return linear_triton(small, self._project, self._project_bias)
+        return linear(small, self._project, self._project_bias)
 
 
 class CompiledBackbone:
@@ -274,6 +274,11 @@ class CompiledBackbone:
             return x
         weight, bias, eps = self._norms[stage]
         return nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def _is_small(dim: int, x: Tensor) -> bool:
+    """Whether so few tokens come that one launch would leave most of the chip idle."""
+    return dim > MAX_FUSED_PROJECTION and x[..., 0].numel() < _FEW_TOKENS
 
 
 def _conv(layer: nn.Module) -> nn.Conv2d:
