@@ -9,6 +9,7 @@ longer than their bytes stand in it too and can be told by their names.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.compiled_model import build_compiled, forward_ungraphed, random_pixels
 from benchmarks.gpu_timing import WARM_UP_CALLS, copy_bandwidth, release, synchronise
-from benchmarks.kernel_traffic import kernel_traffic
+from benchmarks.kernel_traffic import family, kernel_traffic
 from benchmarks.report import Row, write_report
 from model.config import TaskName
 
@@ -73,15 +74,16 @@ def collect(
     averages: Iterable[Any], passes: int, moved_by: Callable[[str], int | None]
 ) -> list[KernelUse]:
     """The profiler's sums over `passes` calls -> kernels of one call, by falling time."""
+    launches: Counter[str] = Counter()
+    microseconds: Counter[str] = Counter()
+    for event in averages:
+        if event.device_type.name == "CUDA":
+            name = family(event.key)
+            launches[name] += event.count
+            microseconds[name] += event.self_device_time_total
     kernels = [
-        KernelUse(
-            name=event.key,
-            launches=event.count / passes,
-            microseconds=event.self_device_time_total / passes,
-            moved=moved_by(event.key),
-        )
-        for event in averages
-        if event.device_type.name == "CUDA"
+        KernelUse(name, launches[name] / passes, microseconds[name] / passes, moved_by(name))
+        for name in launches
     ]
     return sorted(kernels, key=lambda kernel: -kernel.microseconds)
 

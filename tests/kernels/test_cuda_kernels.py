@@ -1,0 +1,217 @@
+"""The CUDA C++ kernels: that they compile, how they share out work, and on a GPU what they give."""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from kernels import nvrtc
+from kernels.device import Device
+from kernels.linear import cuda_fwd as linear_cuda
+from kernels.linear.reference import Activation, linear_ref
+from kernels.state_fusion import cuda_fwd as fusion_cuda
+from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
+
+H100 = Device((9, 0), 132, 232448)
+A10 = Device((8, 6), 72, 101376)
+OBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+EPS = 1e-5
+
+needs_compiler = pytest.mark.skipif(
+    not nvrtc.is_available(), reason="this build of PyTorch brings no CUDA compiler"
+)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def resources(code: bytes) -> dict[str, int]:
+    """Registers, stack and local memory of a compiled kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        listing = subprocess.run(  # noqa: S603 - Triton's own tool on our file
+            [str(OBJDUMP), "--dump-resource-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    fields = (part.split(":") for part in listing.split() if part.count(":") == 1)
+    return {name: int(value) for name, value in fields if value.isdigit()}
+
+
+def fusion_defines(plan: fusion_cuda.Plan, E: int) -> list[tuple[str, int]]:
+    return [
+        ("E", E),
+        ("PASSES", plan.passes),
+        ("STRIPS", plan.strips),
+        ("P", E // 32 + 2),
+        ("GATE", 2 * E),
+        ("STEP", plan.step),
+        ("BFLOAT", 0),
+    ]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "E"), [(56, 128), (28, 384), (14, 768), (7, 1024), (7, 1536)])
+def test_fusion_compiles_without_spilling(side: int, E: int) -> None:
+    plan = fusion_cuda.plan((128, side, side, E), H100)
+    assert plan is not None
+    code = nvrtc.compile_source(fusion_cuda.SOURCE, fusion_defines(plan, E), "sm_90a")
+    found = resources(code)
+    assert found["REG"] * plan.threads <= 65536
+    assert found["STACK"] <= 32
+    assert found["LOCAL"] == 0
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_100", "sm_120"])
+def test_fusion_compiles_for_other_gpus(architecture: str) -> None:
+    plan = fusion_cuda.plan((8, 28, 28, 128), A10)
+    assert plan is not None
+    assert nvrtc.compile_source(fusion_cuda.SOURCE, fusion_defines(plan, 128), architecture)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("K", "N"), [(96, 384), (384, 1536), (512, 2048)])
+def test_product_compiles_without_spilling(K: int, N: int) -> None:
+    stages = linear_cuda.stages_for(K, H100.shared_bytes)
+    defines = [("K", K), ("N", N), ("STAGES", stages), ("NORM", 1), ("ACTIVATION", 2)]
+    code = nvrtc.compile_source(linear_cuda.SOURCE, [*defines, ("BFLOAT", 0)], "sm_90a")
+    found = resources(code)
+    # what the groups of warps hand to each other must be there
+    assert found["REG"] == 168
+    assert found["STACK"] == 0
+    assert found["LOCAL"] == 0
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile_says_why(tmp_path: Path) -> None:
+    source = tmp_path / "broken.cu"
+    source.write_text("__global__ void f() { undeclared = 1; }")
+    with pytest.raises(nvrtc.CudaError, match=r"broken\.cu: .*undeclared"):
+        nvrtc.compile_source(source, [], "sm_90")
+
+
+SHAPES = [
+    (128, 56, 56, 128),
+    (1, 56, 56, 128),
+    (128, 28, 28, 384),
+    (128, 14, 14, 768),
+    (128, 7, 7, 1536),
+    (4, 200, 336, 128),
+    (3, 5, 9, 64),
+    (1, 1, 1, 64),
+    (7, 3, 100, 256),
+]
+
+
+@pytest.mark.parametrize("device", [H100, A10], ids=["H100", "A10"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_plan_covers_the_map_within_the_limits(
+    shape: tuple[int, int, int, int], device: Device
+) -> None:
+    plan = fusion_cuda.plan(shape, device)
+    if plan is None:
+        # eleven rows of seven tokens and what the taps reach beside them do not fit
+        columns = min(7 + 2 * fusion_cuda.REACH, -(-shape[2] // 7) * 7)
+        assert min(shape[1], 12) * columns * shape[3] * 2 > 0.8 * device.shared_bytes
+        return
+    _, H, W, E = shape
+    assert plan.shared_bytes <= device.shared_bytes
+    assert plan.threads == plan.strips * E // 2 // plan.passes <= 512
+    assert plan.tiles * plan.strips * fusion_cuda.WIDTH >= W
+    assert (plan.tiles - 1) * plan.strips * fusion_cuda.WIDTH < W
+    assert 1 <= plan.rows <= H
+    # the widest tile's own columns and what its taps reach of the map
+    padded = -(-W // 7) * 7
+    assert plan.columns <= min(plan.strips * 7 + 2 * fusion_cuda.REACH, padded)
+
+
+def test_small_batches_are_spread_over_the_chip() -> None:
+    plan = fusion_cuda.plan((1, 56, 56, 128), H100)
+    assert plan is not None
+    assert -(-56 // plan.rows) >= 28
+
+
+@pytest.mark.parametrize("channels", [24, 96, 200])
+def test_widths_that_warps_cannot_share_have_no_plan(channels: int) -> None:
+    assert fusion_cuda.plan((1, 8, 8, channels), H100) is None
+
+
+@pytest.mark.parametrize(("K", "stages"), [(64, 6), (384, 4), (512, 2)])
+def test_stages_fit_the_shared_memory(K: int, stages: int) -> None:
+    assert linear_cuda.stages_for(K, H100.shared_bytes) == stages
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    return float((got.double() - wanted).norm() / wanted.norm())
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, (2, 13, 1, 64), (2, 30, 41, 256), (1, 33, 64, 512)], ids=str
+)
+def test_fusion_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    B, H, W, E = shape
+    B = min(B, 4)
+    torch.manual_seed(0)
+    draw = lambda *size: torch.randn(size, device="cuda")  # noqa: E731
+    state, u, p = (draw(B, H, W, n).to(dtype) for n in (E, E, E // 32 + 2))
+    gate = draw(B, H, W, 2 * E).to(dtype)[..., E:]
+    weight, D, gain, bias = 0.3 * draw(3, E, 3, 3), draw(E), draw(E), draw(E)
+    plan = fusion_cuda.plan_for(state)
+    if plan is None:
+        pytest.skip("this GPU has too little shared memory for the shape")
+    got = fusion_cuda.gated_fusion_cuda(
+        state, u, p, gate, merge_taps(weight), D, gain, bias, EPS, plan
+    )
+    wide = [x.double() for x in (state, u, p[..., -1:], gate, weight, D, gain, bias)]
+    wanted = gated_fusion_ref(*wide, EPS)
+    assert relative_error(got, wanted) < torch.finfo(dtype).eps / 2
+
+
+ACTIVATIONS: list[Activation] = ["none", "relu", "gelu", "silu_second_half"]
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("M", "K", "N"), [(1, 64, 128), (129, 96, 384), (1000, 256, 1024), (40001, 384, 768)], ids=str
+)
+def test_product_on_the_gpu(
+    M: int, K: int, N: int, activation: Activation, dtype: torch.dtype
+) -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this kernel is for compute capability 9.0")
+    torch.manual_seed(0)
+    x, weight = (torch.randn(n, K, device="cuda").to(dtype) for n in (M, N))
+    weight = weight * K**-0.5
+    bias = torch.randn(N, device="cuda")
+    wide = x.double()
+    mean, variance = wide.mean(1), wide.var(1, unbiased=False)
+    statistics = torch.stack([mean, torch.rsqrt(variance + EPS)]).float()
+    out = torch.full((M, N), torch.nan, device="cuda", dtype=dtype)
+    linear_cuda.wide_product_cuda(
+        x,
+        weight,
+        bias,
+        out,
+        colsum=weight.float().sum(1),
+        statistics=statistics,
+        activation=activation,
+    )
+    wanted = linear_ref(
+        F.layer_norm(wide, (K,), eps=EPS), weight.double(), bias.double(), activation=activation
+    )
+    assert relative_error(out, wanted) < torch.finfo(dtype).eps / 2
