@@ -4,7 +4,8 @@ python -m benchmarks.bench_gpu --out benchmarks/results/gpu-h100.json \
     --against benchmarks/results/rivals-h100.json
 
 Random weights and pixels. Most cases time the captured graph with input and output on the device;
-`-uint8-to-host` and detection time `infer` by the host's clock, with all copies. A variant's
+`-uint8-to-host` and detection time `infer` by the host's clock, with all copies, and
+`-resident-to-host` has its pixels on the device and its answer on the host. A variant's
 `-warm-up` case comes first, so that it contains the compilation of the kernels.
 """
 
@@ -43,6 +44,7 @@ from benchmarks.gpu_timing import (
     time_wall,
 )
 from benchmarks.report import GrowingReport, Row, device_name, read_rows
+from model.compiled.transfer import to_host
 from model.config import TaskName
 
 VARIANTS: Final = ("tiny", "small", "base")
@@ -62,6 +64,7 @@ class Kind(StrEnum):
 
     RESIDENT = ""
     TO_HOST = "uint8-to-host"
+    RESIDENT_TO_HOST = "resident-to-host"
     WARM_UP = "warm-up"
 
 
@@ -96,7 +99,7 @@ def all_cases() -> list[Case]:
         cases.append(make((224, 224), 0, Kind.WARM_UP))
         cases += [make((224, 224), batch) for batch in BATCHES]
         if variant == "tiny":
-            cases.append(make((224, 224), 1, Kind.TO_HOST))
+            cases += [make((224, 224), 1, kind) for kind in (Kind.TO_HOST, Kind.RESIDENT_TO_HOST)]
             cases += [make((size, size), 1) for size in OTHER_SIZES]
     for task, (hw, batches) in DENSE.items():
         cases += [Case(task, "tiny", hw, batch) for batch in batches]
@@ -160,6 +163,9 @@ class Bench:
         if case.kind is Kind.TO_HOST:
             self._report.add(self._to_host(case, predictor, (99,)))
             return
+        if case.kind is Kind.RESIDENT_TO_HOST:
+            self._report.add(self._resident_to_host(case, predictor))
+            return
         if case.task is TaskName.DETECT:
             self._report.add(self._to_host(case, predictor, (10, 90, 99)))
             self._report.add(self._resident(case, predictor, "on the device"))
@@ -204,6 +210,16 @@ class Bench:
         call = partial(predictor.infer, prepared, params)
         timing = time_wall(call, self._device, budget_s=self._budget_s)
         return timing.rows(case.name, case.batch, percentiles=percentiles)
+
+    def _resident_to_host(self, case: Case, predictor: CompiledModel) -> list[Row]:
+        """Pixels on the device, answer on the host, by the host's clock."""
+        images = random_pixels(case.batch, case.hw, self._device)
+
+        def call() -> None:
+            to_host([forward_resident(predictor, images)])
+
+        timing = time_wall(call, self._device, budget_s=self._budget_s)
+        return timing.rows(case.name, case.batch, percentiles=(99,))
 
     def _memory(self, case: Case, predictor: CompiledModel) -> list[Row]:
         """Weights, input, and all that lives at the same time during one pass."""

@@ -162,6 +162,8 @@ def _tiles(M: int, N: int, K: int, dtype: torch.dtype) -> tuple[int, int, int, i
     if M * N <= 132 * 64 * 64 * 2:
         # few tiles: smaller ones keep more of the chip busy
         block_m = 64 if M * N > 132 * 32 * 64 else 16
+        # long sums of few tiles wait for memory at every block of theirs
+        block_k = 128 if K % 128 == 0 and K >= 512 and block_m == 16 else block_k
         return max(16, min(block_m, next_power_of_2(M))), min(64, block_n), block_k, 4, 4
     if block_n <= 64:
         return (64, 16, block_k, 4, 3) if block_n == 16 else (64, 64, block_k, 4, 4)

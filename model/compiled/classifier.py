@@ -32,5 +32,11 @@ class CompiledClassifier:
     def __call__(self, pictures: Tensor) -> Tensor:
         """(B, H, W, 4), see `CompiledBackbone` -> (B, num_classes) float32 logits."""
         x = self._backbone(pictures)[-1]
-        x = F.layer_norm(x, (x.shape[-1],), eps=self._eps).mean((1, 2))
-        return F.linear(x, self._weight).float() + self._bias
+        x = F.layer_norm(x, (x.shape[-1],), eps=self._eps).flatten(1, 2)
+        # the mean as a product and a factor of the logits: fewer and faster launches; its first
+        # part is a power of two, which rounds nothing and keeps the sum in half precision's range
+        tokens = x.shape[1]
+        scale = 2.0 ** -(tokens.bit_length() - 1)
+        total = x.new_full((x.shape[0], 1, tokens), scale) @ x
+        logits = F.linear(total.squeeze(1), self._weight)
+        return torch.add(self._bias, logits, alpha=1 / (tokens * scale))

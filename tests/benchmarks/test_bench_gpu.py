@@ -89,7 +89,7 @@ def test_names_of_all_cases() -> None:
     }
     wanted |= {f"classify-{variant}-224-warm-up" for variant in ("tiny", "small", "base")}
     wanted |= {f"classify-tiny-{size}-b1" for size in (112, 384, 512)}
-    wanted |= {"classify-tiny-224-b1-uint8-to-host"}
+    wanted |= {f"classify-tiny-224-b1-{kind}" for kind in ("uint8-to-host", "resident-to-host")}
     wanted |= {"segment-tiny-512x512-b1", "segment-tiny-512x512-b16"}
     wanted |= {"detect-tiny-800x1344-b1", "detect-tiny-800x1344-b4"}
     assert set(names) == wanted
