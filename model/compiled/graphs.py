@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -152,9 +153,20 @@ class _CudaRecorder:
             ):
                 outputs = function()
         except BaseException:
+            _stop_recording(self._device, self._pool)
             graph.reset()
             raise
         return _CudaGraph(graph, outputs, self._device)
+
+
+def _stop_recording(device: torch.device, pool: tuple[int, int]) -> None:
+    """Let go of a pool after a capture that failed.
+
+    When a forbidden call has spoilt the capture itself, torch up to 2.11 leaves before it tells its
+    allocator, and no later capture could use the pool.
+    """
+    with suppress(RuntimeError):  # not recording: nothing to stop
+        torch._C._cuda_endAllocateToPool(device.index, pool)
 
 
 class _CudaGraph:
