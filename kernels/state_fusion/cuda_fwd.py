@@ -104,7 +104,9 @@ def plan_for(state: Tensor) -> Plan | None:
     if not (state.is_cuda and nvrtc.is_available() and state.dtype in _HALVES):
         return None
     B, H, W, E = state.shape
-    return plan((B, H, W, E), describe_device(state.device))
+    device = describe_device(state.device)
+    # asynchronous copies to shared memory came with 8.0
+    return plan((B, H, W, E), device) if device.capability >= (8, 0) else None
 
 
 def gated_fusion_cuda(
