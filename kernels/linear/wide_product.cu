@@ -1,10 +1,10 @@
 // act(norm(x) W^T + b) for wide results: K up to 512, N a multiple of 128; compute capability 9.0.
 // Where K is no multiple of 64 the copies fill up with zeros.
 //
-// A block owns 128 columns of the result for as long as it lives, so its part of the weight is read
-// once and stays in shared memory; blocks of rows of x stream past it through a ring that one thread
-// fills (TMA). Two groups of warps take turns: while one multiplies its 128 x 128 tile on the tensor
-// cores, the other applies norm, bias and activation to its last one and sends it out (TMA).
+// A block owns 128 columns of the result for as long as it lives, so its part of the weight is
+// read once and stays in shared memory; rows of x stream past it through a ring that one thread
+// fills (TMA). Two groups of warps take turns: while one multiplies its 128 x 128 tile on the
+// tensor cores, the other applies norm, bias and activation to its last one and sends it (TMA).
 //
 // Compiled at run time for each shape (see cuda_fwd.py), which defines
 //   K, N        of the product
@@ -15,7 +15,6 @@
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
-
 constexpr int TILE = 128;  // rows and columns
 constexpr int DEPTH = 64;  // of a block of K: 128 bytes, what one swizzled row holds
 constexpr int BLOCKS = (K + DEPTH - 1) / DEPTH;
@@ -25,9 +24,7 @@ constexpr u32 HALF_BOX = BOX / 2;  // 64 rows
 constexpr int CONSUMERS = 2;
 constexpr int GROUP = 128;  // threads
 
-struct __align__(64) TensorMap {
-    char opaque[128];
-};
+struct __align__(64) TensorMap { char opaque[128]; };
 
 // ---- barriers in shared memory, addressed by 32 bits
 
@@ -94,7 +91,8 @@ __device__ __forceinline__ void wait_for_stores() {
 
 // Describes a K-major operand whose rows of 128 bytes are swizzled, eight rows after the other.
 __device__ __forceinline__ u64 describe(u32 shared) {
-    return (static_cast<u64>((shared & 0x3ffff) >> 4)) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+    const u64 address = (shared & 0x3ffff) >> 4;
+    return address | (1ull << 16) | (64ull << 32) | (1ull << 62);
 }
 
 #if BFLOAT
@@ -231,6 +229,98 @@ __device__ __forceinline__ Turn turn_of(int index) {
     return {static_cast<u32>(index % STAGES), static_cast<u32>(index / STAGES % 2)};
 }
 
+// Where everything lies in shared memory.
+struct Layout {
+    u32 weight, ring, staging;
+    u32 full, empty;  // a barrier for each stage of the ring
+    u32 weight_ready;
+    u32 may_multiply;  // a barrier for each group of consumers
+};
+
+// Where this block works: its columns, and which tiles of rows.
+struct Share {
+    int column, first, step, tiles;
+};
+
+// One thread: the weight, then rows as the consumers make room for them.
+__device__ __forceinline__ void produce(
+    const Layout& at, const Share& share, const TensorMap& x_map, const TensorMap& weight_map
+) {
+    expect_bytes(at.weight_ready, BLOCKS * BOX);
+    for (int block = 0; block < BLOCKS; ++block)
+        load_box(at.weight + block * BOX, weight_map, block * DEPTH, share.column, at.weight_ready);
+    int index = 0;
+    for (int tile = share.first; tile < share.tiles; tile += share.step)
+        for (int block = 0; block < BLOCKS; ++block, ++index) {
+            const Turn turn = turn_of(index);
+            wait(at.empty + 8 * turn.stage, turn.parity ^ 1);  // at first all are empty
+            const u32 barrier = at.full + 8 * turn.stage;
+            expect_bytes(barrier, BOX);
+            load_box(at.ring + turn.stage * BOX, x_map, block * DEPTH, tile * TILE, barrier);
+        }
+}
+
+// Once for a warp.
+__device__ __forceinline__ void signal(u32 barrier) {
+    if (threadIdx.x % 32 == 0) arrive(barrier);
+}
+
+// The sums of one 128 x 128 tile, whose rows come as number `turns` of this block's tiles.
+__device__ __forceinline__ void multiply_tile(
+    float (&sums)[2][64], const Layout& at, int turns, int group
+) {
+    // one group multiplies at a time: nobody may wait for a turn of the ring before the turn
+    // before it has come, which a barrier could not tell from it
+    wait(at.may_multiply + 8 * group, turns / CONSUMERS % 2);
+#pragma unroll
+    for (int block = 0; block < BLOCKS; ++block) {
+        const Turn turn = turn_of(turns * BLOCKS + block);
+        wait(at.full + 8 * turn.stage, turn.parity);
+        const u64 a = describe(at.ring + turn.stage * BOX);
+        const u64 b = describe(at.weight + block * BOX);
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < DEPTH / 16; ++k) {  // 32 bytes, in units of 16
+            multiply(sums[0], a + 2 * k, b + 2 * k, block + k);
+            multiply(sums[1], a + 2 * k + HALF_BOX / 16, b + 2 * k, block + k);
+        }
+        commit_products();
+        if (block > 0) {
+            wait_for_products<1>();
+            signal(at.empty + 8 * turn_of(turns * BLOCKS + block - 1).stage);
+        }
+    }
+    signal(at.may_multiply + 8 * (1 - group));
+    wait_for_products<0>();
+    signal(at.empty + 8 * turn_of(turns * BLOCKS + BLOCKS - 1).stage);
+}
+
+// 64 of a tile's rows: through shared memory to the result.
+__device__ __forceinline__ void send(
+    const float (&sums)[64],
+    const TensorMap& out_map,
+    const float2* bias,
+    const float2* colsum,
+    const Row (&rows)[2],
+    int column,
+    int top,
+    int group,
+    u32 staging
+) {
+    const bool is_first_thread = threadIdx.x % GROUP == 0;
+    // the last store of this half's staging has read it
+    if (is_first_thread) wait_for_stores<1>();
+    sync_group(group);
+    finish(sums, bias, colsum, rows, column, staging);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    sync_group(group);
+    if (is_first_thread) {
+        store_box(out_map, column, top, staging);
+        store_box(out_map, column + 64, top, staging + HALF_BOX);
+        commit_stores();
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_product(
     const __grid_constant__ TensorMap x_map,  // (M, K)
     const __grid_constant__ TensorMap weight_map,  // (N, K)
@@ -242,110 +332,68 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
 ) {
     extern __shared__ char memory[];
     const u32 begin = shared_address(memory);
-    const u32 weight_at = (begin + 1023) / 1024 * 1024;  // as the swizzle wants it
-    const u32 ring_at = weight_at + BLOCKS * BOX;
-    const u32 staging_at = ring_at + STAGES * BOX;
-    char* rest = memory + (staging_at + 2 * CONSUMERS * BOX - begin);
-    float2* own_bias = reinterpret_cast<float2*>(rest);
+    Layout at;
+    at.weight = (begin + 1023) / 1024 * 1024;  // as the swizzle wants it
+    at.ring = at.weight + BLOCKS * BOX;
+    at.staging = at.ring + STAGES * BOX;
+    const u32 rest = at.staging + 2 * CONSUMERS * BOX - begin;
+    float2* own_bias = reinterpret_cast<float2*>(memory + rest);
     float2* own_colsum = own_bias + TILE / 2;
-    const u32 full = shared_address(own_colsum + TILE / 2), empty = full + 8 * STAGES;
-    const u32 weight_ready = full + 16 * STAGES, may_multiply = weight_ready + 8;
+    at.full = shared_address(own_colsum + TILE / 2);
+    at.empty = at.full + 8 * STAGES;
+    at.weight_ready = at.full + 16 * STAGES;
+    at.may_multiply = at.weight_ready + 8;
 
-    const int column = blockIdx.x % COLUMN_TILES * TILE;
-    const int first = blockIdx.x / COLUMN_TILES, step = gridDim.x / COLUMN_TILES;
-    const int row_tiles = (M + TILE - 1) / TILE;
+    Share share;
+    share.column = blockIdx.x % COLUMN_TILES * TILE;
+    share.first = blockIdx.x / COLUMN_TILES;
+    share.step = gridDim.x / COLUMN_TILES;
+    share.tiles = (M + TILE - 1) / TILE;
 
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; ++i) {
-            init_barrier(full + 8 * i, 1);
-            init_barrier(empty + 8 * i, 4);  // the warps of a group
+            init_barrier(at.full + 8 * i, 1);
+            init_barrier(at.empty + 8 * i, 4);  // the warps of a group
         }
-        init_barrier(weight_ready, 1);
-        for (int i = 0; i < CONSUMERS; ++i) init_barrier(may_multiply + 8 * i, 4);
+        init_barrier(at.weight_ready, 1);
+        for (int i = 0; i < CONSUMERS; ++i) init_barrier(at.may_multiply + 8 * i, 4);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     if (threadIdx.x < TILE) {
-        reinterpret_cast<float*>(own_bias)[threadIdx.x] = bias[column + threadIdx.x];
-        if (NORM) reinterpret_cast<float*>(own_colsum)[threadIdx.x] = colsum[column + threadIdx.x];
+        const int column = share.column + threadIdx.x;
+        reinterpret_cast<float*>(own_bias)[threadIdx.x] = bias[column];
+        if (NORM) reinterpret_cast<float*>(own_colsum)[threadIdx.x] = colsum[column];
     }
     __syncthreads();
 
+    // registers go where they are needed
     if (threadIdx.x < GROUP) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x == 0) {
-            expect_bytes(weight_ready, BLOCKS * BOX);
-            for (int block = 0; block < BLOCKS; ++block)
-                load_box(weight_at + block * BOX, weight_map, block * DEPTH, column, weight_ready);
-            int index = 0;
-            for (int tile = first; tile < row_tiles; tile += step)
-                for (int block = 0; block < BLOCKS; ++block, ++index) {
-                    const Turn turn = turn_of(index);
-                    wait(empty + 8 * turn.stage, turn.parity ^ 1);  // at first all are empty
-                    const u32 barrier = full + 8 * turn.stage;
-                    expect_bytes(barrier, BOX);
-                    load_box(
-                        ring_at + turn.stage * BOX, x_map, block * DEPTH, tile * TILE, barrier
-                    );
-                }
-        }
+        if (threadIdx.x == 0) produce(at, share, x_map, weight_map);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         const int group = threadIdx.x / GROUP - 1;
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-        const bool is_first_thread = threadIdx.x % GROUP == 0;
-        const u32 staging = staging_at + group * 2 * BOX;
-        auto signal = [&](u32 barrier) {
-            if (lane == 0) arrive(barrier);
-        };
-        wait(weight_ready, 0);
-        if (group == 1) signal(may_multiply);
+        const u32 staging = at.staging + group * 2 * BOX;
+        wait(at.weight_ready, 0);
+        if (group == 1) signal(at.may_multiply);
         for (int turns = group;; turns += CONSUMERS) {
-            const int tile = first + turns * step;
-            if (tile >= row_tiles) break;
+            const int tile = share.first + turns * share.step;
+            if (tile >= share.tiles) break;
             float sums[2][64];
-            // one group multiplies at a time: nobody may wait for a turn of the ring before the
-            // turn before it has come, which a barrier could not tell from it
-            wait(may_multiply + 8 * group, turns / CONSUMERS % 2);
-#pragma unroll
-            for (int block = 0; block < BLOCKS; ++block) {
-                const Turn turn = turn_of(turns * BLOCKS + block);
-                wait(full + 8 * turn.stage, turn.parity);
-                const u64 a = describe(ring_at + turn.stage * BOX);
-                const u64 b = describe(weight_at + block * BOX);
-                begin_products();
-#pragma unroll
-                for (int k = 0; k < DEPTH / 16; ++k) {  // 32 bytes, in units of 16
-                    multiply(sums[0], a + 2 * k, b + 2 * k, block + k);
-                    multiply(sums[1], a + 2 * k + HALF_BOX / 16, b + 2 * k, block + k);
-                }
-                commit_products();
-                if (block > 0) {
-                    wait_for_products<1>();
-                    signal(empty + 8 * turn_of(turns * BLOCKS + block - 1).stage);
-                }
-            }
-            signal(may_multiply + 8 * (1 - group));
-            wait_for_products<0>();
-            signal(empty + 8 * turn_of(turns * BLOCKS + BLOCKS - 1).stage);
+            multiply_tile(sums, at, turns, group);
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int top = tile * TILE + half * 64, row = top + warp * 16 + lane / 4;
                 const Row rows[2] = {
                     statistics_of(statistics, row, M), statistics_of(statistics, row + 8, M)
                 };
-                // the last store of this half's staging has read it
-                if (is_first_thread) wait_for_stores<1>();
-                sync_group(group);
-                finish(sums[half], own_bias, own_colsum, rows, column, staging + half * BOX);
-                asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-                sync_group(group);
-                if (is_first_thread) {
-                    store_box(out_map, column, top, staging + half * BOX);
-                    store_box(out_map, column + 64, top, staging + half * BOX + HALF_BOX);
-                    commit_stores();
-                }
+                send(
+                    sums[half], out_map, own_bias, own_colsum, rows, share.column, top, group,
+                    staging + half * BOX
+                );
             }
         }
-        if (is_first_thread) wait_for_stores<0>();
+        if (threadIdx.x % GROUP == 0) wait_for_stores<0>();
     }
 }

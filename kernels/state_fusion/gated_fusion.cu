@@ -201,6 +201,109 @@ __device__ __forceinline__ void load_taps(float2 (&taps)[25], const float2* weig
     for (int tap = 0; tap < 25; ++tap) taps[tap] = weight[tap * PAIRS + pair];
 }
 
+// What a thread reads of its strip: seven tokens of its channels.
+struct Inputs {
+    Pair u[PASSES][WIDTH], gate[PASSES][WIDTH];
+    unsigned short readout;  // of token `lane`: all seven would cost every thread seven registers
+};
+
+__device__ __forceinline__ Inputs read_inputs(
+    const Pair* u, const Pair* gate, const unsigned short* projected, int column, int W
+) {
+    Inputs inputs;
+    const int lane = threadIdx.x % 32;
+    inputs.readout = 0;
+    if (lane < WIDTH && column + lane < W) inputs.readout = projected[lane * P + P - 1];
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        const bool exists = column + j < W;
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            inputs.u[pass][j] = exists ? u[j * PAIRS + pass * GROUP] : 0;
+            inputs.gate[pass][j] = exists ? gate[j * (GATE / 2) + pass * GROUP] : 0;
+        }
+    }
+    return inputs;
+}
+
+// The fused states of a strip; `slot` says where in the ring a row beside the strip's own lies.
+__device__ __forceinline__ void fuse(
+    float2 (&sums)[WIDTH],
+    const Pair* strip,
+    const int* slot,
+    const Neighbours& neighbours,
+    const float2 (&taps)[25]
+) {
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) sums[j] = make_float2(0.0f, 0.0f);
+    add_row<0>(sums, strip + slot[0], neighbours, taps);
+    add_row<1>(sums, strip + slot[-1], neighbours, taps + 7);
+    add_row<1>(sums, strip + slot[1], neighbours, taps + 10);
+    add_row<3>(sums, strip + slot[-3], neighbours, taps + 13);
+    add_row<3>(sums, strip + slot[3], neighbours, taps + 16);
+    add_row<5>(sums, strip + slot[-5], neighbours, taps + 19);
+    add_row<5>(sums, strip + slot[5], neighbours, taps + 22);
+}
+
+// The observations C h + D u from the fused states h, and this thread's share of their sums.
+__device__ __forceinline__ void observe(
+    float2 (&y)[WIDTH],
+    float (&sums)[WIDTH],
+    const Pair (&u)[WIDTH],
+    unsigned short readout,
+    float2 d
+) {
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        const float2 value = widen(u[j]);
+        const float c = __shfl_sync(0xffffffffu, widen(readout), j);
+        y[j].x = y[j].x * c + d.x * value.x;
+        y[j].y = y[j].y * c + d.y * value.y;
+        sums[j] += y[j].x + y[j].y;
+    }
+}
+
+// Observations of all channels -> centred, and 1 / standard deviation of each token.
+__device__ __forceinline__ void normalise(
+    float2 (&y)[PASSES][WIDTH], float (&statistic)[WIDTH], float* scratch, int strip, float eps
+) {
+    sum_channels(statistic, scratch, strip);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        const float mean = statistic[j] * (1.0f / E);
+        statistic[j] = 0.0f;
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            y[pass][j].x -= mean;
+            y[pass][j].y -= mean;
+            statistic[j] += y[pass][j].x * y[pass][j].x + y[pass][j].y * y[pass][j].y;
+        }
+    }
+    sum_channels(statistic, scratch + WARPS * 8, strip);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) statistic[j] = rsqrtf(statistic[j] * (1.0f / E) + eps);
+}
+
+__device__ __forceinline__ void write(
+    Pair* out,
+    const float2 (&y)[WIDTH],
+    const float (&scale)[WIDTH],
+    const Pair (&gate)[WIDTH],
+    float2 gain,
+    float2 bias,
+    int column,
+    int W
+) {
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        const float2 z = widen(gate[j]);
+        float2 result;
+        result.x = (y[j].x * scale[j] * gain.x + bias.x) * z.x;
+        result.y = (y[j].y * scale[j] * gain.y + bias.y) * z.y;
+        if (column + j < W) out[j * PAIRS] = narrow(result);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) gated_fusion(
     const Pair* __restrict__ state,  // (B, H, W, E)
     const Pair* __restrict__ u,  // (B, H, W, E)
@@ -263,80 +366,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gated_fusion(
         if (column >= W) continue;
 
         const long long token = (image * H + row) * W + column;
-        const Pair* u_at = u + token * PAIRS + member;
-        const Pair* gate_at = gate + token * (GATE / 2) + member;
-        // a lane for each token: seven loads would cost every thread seven registers
-        const int lane = threadIdx.x % 32;
-        unsigned short readout = 0;
-        if (lane < WIDTH && column + lane < W) readout = projected[(token + lane) * P + P - 1];
-        Pair own[PASSES][WIDTH], gates[PASSES][WIDTH];
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) {
-            const bool exists = column + j < W;
-#pragma unroll
-            for (int pass = 0; pass < PASSES; ++pass) {
-                own[pass][j] = exists ? u_at[j * PAIRS + pass * GROUP] : 0;
-                gates[pass][j] = exists ? gate_at[j * (GATE / 2) + pass * GROUP] : 0;
-            }
-        }
-
+        const long long at = token * PAIRS + member;
+        const Inputs inputs = read_inputs(
+            u + at, gate + token * (GATE / 2) + member, projected + token * P, column, W
+        );
         float2 y[PASSES][WIDTH];
-        float statistic[WIDTH];
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) statistic[j] = 0.0f;
+        float statistic[WIDTH] = {};
         const Pair* here = rows + (column - columns.first) * PAIRS + member;
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
-            if (PASSES > 1) load_taps(taps, weight, pass * GROUP + member);
-            const Pair* strip_at = here + pass * GROUP;
-#pragma unroll
-            for (int j = 0; j < WIDTH; ++j) y[pass][j] = make_float2(0.0f, 0.0f);
-            const int* slot = slots + row - begin + REACH;
-            auto at = [&](int down) { return strip_at + slot[down]; };
-            add_row<0>(y[pass], at(0), neighbours, taps);
-            add_row<1>(y[pass], at(-1), neighbours, taps + 7);
-            add_row<1>(y[pass], at(1), neighbours, taps + 10);
-            add_row<3>(y[pass], at(-3), neighbours, taps + 13);
-            add_row<3>(y[pass], at(3), neighbours, taps + 16);
-            add_row<5>(y[pass], at(-5), neighbours, taps + 19);
-            add_row<5>(y[pass], at(5), neighbours, taps + 22);
-            const float2 d = D[pass * GROUP + member];
-#pragma unroll
-            for (int j = 0; j < WIDTH; ++j) {
-                const float2 value = widen(own[pass][j]);
-                const float c = __shfl_sync(0xffffffffu, widen(readout), j);
-                y[pass][j].x = y[pass][j].x * c + d.x * value.x;
-                y[pass][j].y = y[pass][j].y * c + d.y * value.y;
-                statistic[j] += y[pass][j].x + y[pass][j].y;
-            }
+            const int pair = pass * GROUP + member;
+            if (PASSES > 1) load_taps(taps, weight, pair);
+            fuse(y[pass], here + pass * GROUP, slots + row - begin + REACH, neighbours, taps);
+            observe(y[pass], statistic, inputs.u[pass], inputs.readout, D[pair]);
         }
-        sum_channels(statistic, scratch, strip);
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) {
-            const float mean = statistic[j] * (1.0f / E);
-            statistic[j] = 0.0f;
-#pragma unroll
-            for (int pass = 0; pass < PASSES; ++pass) {
-                y[pass][j].x -= mean;
-                y[pass][j].y -= mean;
-                statistic[j] += y[pass][j].x * y[pass][j].x + y[pass][j].y * y[pass][j].y;
-            }
-        }
-        sum_channels(statistic, scratch + WARPS * 8, strip);
-        Pair* out_at = out + token * PAIRS + member;
+        normalise(y, statistic, scratch, strip, eps);
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             const int pair = pass * GROUP + member;
-            const float2 gain = norm_weight[pair], bias = norm_bias[pair];
-#pragma unroll
-            for (int j = 0; j < WIDTH; ++j) {
-                const float scale = rsqrtf(statistic[j] * (1.0f / E) + eps);
-                const float2 z = widen(gates[pass][j]);
-                float2 result;
-                result.x = (y[pass][j].x * scale * gain.x + bias.x) * z.x;
-                result.y = (y[pass][j].y * scale * gain.y + bias.y) * z.y;
-                if (column + j < W) out_at[j * PAIRS + pass * GROUP] = narrow(result);
-            }
+            write(
+                out + at + pass * GROUP, y[pass], statistic, inputs.gate[pass], norm_weight[pair],
+                norm_bias[pair], column, W
+            );
         }
     }
 }
