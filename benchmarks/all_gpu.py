@@ -75,6 +75,7 @@ MEASUREMENTS = (
         120,
     ),
     Step("benchmarks.bench_kernels", "kernels-h100.json", (), 30),
+    Step("benchmarks.compare_kernels", "compare-kernels-h100.json", (), 60),
     Step("benchmarks.kernel_matrix", "kernel-matrix-h100.json", (), 150),
     Step("benchmarks.golden_gpu", "golden-gpu-float16.json", (), 240),
     Step("benchmarks.endurance", "endurance-h100.json", (), 150),

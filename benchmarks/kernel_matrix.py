@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import ROOT, Row, write_report
-from tests.kernels.inference_ops import NARROW, OPS, Shape, error_ratio, max_ratio
+from tests.kernels.cuda_ops import CUDA_OPS, serves
+from tests.kernels.inference_ops import NARROW, OPS, Draw, Shape, error_ratio_of, max_ratio
 from tests.kernels.test_inference_kernels import HUGE, SMALL, STAGES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -19,6 +20,7 @@ Task = tuple[str, Shape, str]
 
 
 def tasks() -> list[Task]:
+    """Of the Triton kernels; they compile without a GPU, too."""
     return [
         (op, shape, dtype)
         for shape in (*HUGE, *STAGES, *SMALL)
@@ -28,11 +30,23 @@ def tasks() -> list[Task]:
     ]
 
 
+def cuda_tasks() -> list[Task]:
+    """Of the CUDA C++ kernels, as far as this GPU has them."""
+    return [
+        (op, shape, dtype)
+        for shape in (*HUGE, *STAGES, *SMALL)
+        for op in CUDA_OPS
+        for dtype in DTYPES
+        if serves(op, shape, DTYPES[dtype])
+    ]
+
+
 def check(task: Task) -> tuple[Task, float, float, str]:
     op, shape, dtype = task
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        error, ratio = error_ratio(op, shape, DTYPES[dtype], "cuda")
+        case = {**OPS, **CUDA_OPS}[op](Draw(shape, DTYPES[dtype], "cuda"))
+        error, ratio = error_ratio_of(op, case)
     except Exception as exc:  # noqa: BLE001 - a kernel that fails is a row of the table
         return task, float("nan"), float("inf"), f"{type(exc).__name__}: {str(exc)[:300]}"
     finally:
@@ -43,7 +57,9 @@ def check(task: Task) -> tuple[Task, float, float, str]:
 def run(report: Callable[[str], None], processes: int) -> list[Row]:
     rows, failed = [], 0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for (op, shape, dtype), error, ratio, message in pool.imap_unordered(check, tasks()):
+        for (op, shape, dtype), error, ratio, message in pool.imap_unordered(
+            check, [*cuda_tasks(), *tasks()]
+        ):
             case = f"{op}-{'x'.join(str(n) for n in shape)}-{dtype}"
             rows.append(Row(case, "max error", "abs", error))
             rows.append(Row(case, "max error / that of the reference", "ratio", ratio))

@@ -308,6 +308,11 @@ NARROW = {"position_linear", "position_mlp", "conv3x3", "conv3x3_project"}
 
 
 def error_ratio(op: str, shape: Shape, dtype: torch.dtype, device: str) -> tuple[float, float]:
+    """`error_ratio_of` an operation by its name."""
+    return error_ratio_of(op, OPS[op](Draw(shape, dtype, device)))
+
+
+def error_ratio_of(op: str, case: Case) -> tuple[float, float]:
     """Largest error of a kernel against float64, and errors over those of its reference.
 
     The ratio is the larger one of root mean squares and of maxima. The maximum of a few values is
@@ -317,7 +322,6 @@ def error_ratio(op: str, shape: Shape, dtype: torch.dtype, device: str) -> tuple
     Raises:
         AssertionError: NaN or Inf, or another shape or dtype than the reference.
     """
-    case = OPS[op](Draw(shape, dtype, device))
     worst, ratio = 0.0, 0.0
     baselines, oracles = case.reference(False), case.reference(True)
     for got, baseline, oracle in zip(case.kernel(), baselines, oracles, strict=True):

@@ -1,0 +1,82 @@
+"""The CUDA C++ kernels beside the Triton kernels that they replace, and the library's product.
+
+python -m benchmarks.compare_kernels --out benchmarks/results/compare-kernels-h100.json
+
+At the shapes of the stages of tiny and base. Every time is that of a graph of ten launches, so that
+neither the way to the launch nor an empty cache is in it. The library multiplies only: norm, bias
+and activation are left out.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import triton
+
+from benchmarks.kernel_trials import EPS, exact, half
+from benchmarks.report import Row, write_report
+from kernels.linear.cuda_fwd import wide_product_cuda
+from kernels.linear.triton_fwd import linear_triton
+from kernels.state_fusion.cuda_fwd import gated_fusion_cuda, plan_for
+from kernels.state_fusion.triton_fwd import gated_fusion_triton
+
+LAUNCHES: Final = 10
+# side and channels
+STAGES: Final = tuple((56 >> i, dim << i) for dim in (64, 96) for i in range(4))
+
+
+def microseconds(function: Callable[[], Any]) -> float:
+    """Of one launch, the median."""
+    function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(LAUNCHES):
+            function()
+    timed = triton.testing.do_bench(graph.replay, warmup=10, rep=60, return_mode="median")
+    return float(1e3 * timed / LAUNCHES)
+
+
+def fusion(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    E, R = 2 * C, -(-C // 16)
+    state, u, gate = half(B, side, side, E), half(B, side, side, E), half(B, side, side, 2 * E)
+    arguments = (state, u, half(B, side, side, R + 2), gate[..., E:], exact(25, E))
+    weights = exact(E), exact(E), exact(E), EPS
+    yield "Triton", lambda: gated_fusion_triton(*arguments, *weights)
+    if (plan := plan_for(state)) is not None:
+        yield "CUDA", lambda: gated_fusion_cuda(*arguments, *weights, plan)
+
+
+def product(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The MLP's first product, with its norm and GELU."""
+    x, weight, bias = half(B * side * side, C), half(4 * C, C), exact(4 * C)
+    norm = {"colsum": exact(4 * C), "statistics": exact(2, len(x)), "activation": "gelu"}
+    out = x.new_empty((len(x), 4 * C))
+    yield "Triton", lambda: linear_triton(x, weight, bias, **norm)
+    if C <= 512:
+        yield "CUDA", lambda: wide_product_cuda(x, weight, bias, out, **norm)
+    yield "library, product alone", lambda: torch.mm(x, weight.t(), out=out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--batch", type=int, default=128)
+    args = parser.parse_args()
+    rows = []
+    for side, C in STAGES:
+        for name, ways in (("fusion", fusion), ("product", product)):
+            case = f"{name}-{args.batch}x{side}x{side}-C{C}"
+            for how, function in ways(args.batch, side, C):
+                rows.append(Row(case, how, "us", microseconds(function)))
+                print(f"{case:28} {how:24} {rows[-1].value:9.1f} us", flush=True)
+            torch.cuda.empty_cache()
+    write_report(args.out, "compare-kernels", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The CUDA C++ kernels as cases of the matrix; they run on a GPU only, in half precision."""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from kernels import nvrtc
+from kernels.device import describe_device
+from kernels.linear import cuda_fwd as linear_cuda
+from kernels.linear.reference import Activation, linear_ref
+from kernels.state_fusion import cuda_fwd as fusion_cuda
+from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
+from tests.kernels.inference_ops import EPS, Case, Draw, Outputs, Shape, statistics, widen
+
+# multiples of 128, what the kernel needs, whatever the number of channels
+_COLUMNS: Final = 384
+
+
+def gated_fusion_cuda(d: Draw) -> Case:
+    E = 2 * d.C
+    state, u, p, gate = d.map(E), d.map(E), d.map(3), d.map(2 * E)[..., E:]
+    weight, D, nw, nb = d.exact(3, E, 3, 3, scale=0.3), d.exact(E), d.exact(E), d.exact(E)
+    plan = fusion_cuda.plan_for(state)
+    assert plan is not None
+
+    def kernel() -> Outputs:
+        arguments = (state, u, p, gate, merge_taps(weight), D, nw, nb, EPS, plan)
+        return [fusion_cuda.gated_fusion_cuda(*arguments)]
+
+    def reference(wide: bool) -> Outputs:
+        return [gated_fusion_ref(*widen(wide, state, u, p[..., 2:], gate, weight, D, nw, nb), EPS)]
+
+    return Case(kernel, reference)
+
+
+def _product(d: Draw, activation: Activation) -> Case:
+    x, w = d.map(), d.half(_COLUMNS, d.C, scale=d.C**-0.5)
+    b = d.exact(_COLUMNS)
+
+    def kernel() -> Outputs:
+        out = torch.empty((*x.shape[:-1], _COLUMNS), dtype=x.dtype, device=x.device)
+        linear_cuda.wide_product_cuda(
+            x.flatten(0, 2),
+            w,
+            b,
+            out.flatten(0, 2),
+            colsum=w.float().sum(1),
+            statistics=statistics(x.flatten(0, 2)),
+            activation=activation,
+        )
+        return [out]
+
+    def reference(wide: bool) -> Outputs:
+        x_, w_, b_ = widen(wide, x, w, b)
+        return [linear_ref(x_, w_, b_, norm_eps=EPS, activation=activation)]
+
+    return Case(kernel, reference)
+
+
+def wide_product_gelu(d: Draw) -> Case:
+    return _product(d, "gelu")
+
+
+def wide_product_gate(d: Draw) -> Case:
+    return _product(d, "silu_second_half")
+
+
+CUDA_OPS: dict[str, Callable[[Draw], Case]] = {
+    function.__name__: function
+    for function in (gated_fusion_cuda, wide_product_gelu, wide_product_gate)
+}
+
+
+def serves(op: str, shape: Shape, dtype: torch.dtype) -> bool:
+    """Whether this GPU's kernel takes such maps; elsewhere Triton's runs."""
+    if dtype == torch.float32 or not (torch.cuda.is_available() and nvrtc.is_available()):
+        return False
+    device = describe_device(torch.device("cuda", torch.cuda.current_device()))
+    B, H, W, C = shape
+    if op == "gated_fusion_cuda":
+        return (
+            device.capability >= (8, 0) and fusion_cuda.plan((B, H, W, 2 * C), device) is not None
+        )
+    fits = linear_cuda.stages_for(C, device.shared_bytes) >= 2
+    return device.capability == (9, 0) and C % 8 == 0 and fits
