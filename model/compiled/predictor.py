@@ -90,6 +90,8 @@ class CompiledPredictor:
     ) -> None:
         """Fold, cast and lay out the weights; `network` goes through `optimise_for_inference`.
 
+        For the whole process, the library no longer joins sums of products in half precision.
+
         Args:
             device: see `model.compiled.errors.check_gpu`; `cpu` needs Triton's interpreter.
 
@@ -103,6 +105,8 @@ class CompiledPredictor:
         self.dtype = options.dtype
         self.device = torch.empty(0, device=device).device  # `cuda` has a number from here on
         self._buckets = sorted(set(options.batch_buckets))
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         with active(self.device), torch.inference_mode():
             self._pictures: Pictures = (
                 FastPictures(spec, self.device)

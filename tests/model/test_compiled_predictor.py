@@ -279,3 +279,10 @@ def test_refuses() -> None:
     padded = replace(spec, input=InputConfig(short=32, pad_multiple=8))
     with pytest.raises(ValueError, match="segmentation does not pad"):
         CompiledPredictor(network, padded, device=DEVICE)
+
+
+def test_sums_of_the_library_stay_in_float32() -> None:
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = True
+    make_predictor(TaskName.CLASSIFY)
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
