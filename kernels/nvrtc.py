@@ -41,6 +41,7 @@ def compile_source(source: Path, defines: Sequence[tuple[str, int]], architectur
     """Machine code of a source file.
 
     Args:
+        source: it may include files of its folder.
         defines: macros of the source, compiled in.
         architecture: for example `sm_90`.
 
@@ -50,7 +51,7 @@ def compile_source(source: Path, defines: Sequence[tuple[str, int]], architectur
     (program,) = _check(
         nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
     )
-    options = ["-std=c++17", f"--gpu-architecture={architecture}"]
+    options = ["-std=c++17", f"--gpu-architecture={architecture}", f"-I{source.parent}"]
     encoded = [option.encode() for option in options + [f"-D{k}={v}" for k, v in defines]]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:

@@ -24,44 +24,18 @@ constexpr int RING = 2 * (REACH + STEP);  // rows: those that the taps of STEP r
 
 typedef unsigned int Pair;  // two neighbouring channels
 
-__device__ __forceinline__ float2 widen(Pair pair) {
-    float2 value;
-#if BFLOAT
-    value.x = __uint_as_float(pair << 16);
-    value.y = __uint_as_float(pair & 0xffff0000u);
+#ifdef ON_A_CPU  // the tests run the kernel there
+#include "on_a_cpu.hpp"
 #else
-    asm("{.reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
-        : "=f"(value.x), "=f"(value.y)
-        : "r"(pair));
+#include "machine.cuh"
 #endif
-    return value;
-}
 
 __device__ __forceinline__ float widen(unsigned short single) {
     return widen(static_cast<Pair>(single)).x;
 }
 
-__device__ __forceinline__ Pair narrow(float2 value) {
-    Pair pair;
-#if BFLOAT
-    asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(value.x), "f"(value.y));
-#else
-    asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(value.x), "f"(value.y));
-#endif
-    return pair;
-}
-
 __device__ __forceinline__ int clamp(int index, int limit) {
     return min(max(index, 0), limit - 1);
-}
-
-__device__ __forceinline__ void copy_async(void* shared, const void* global) {
-    unsigned int at = static_cast<unsigned int>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(global) : "memory");
-}
-
-__device__ __forceinline__ void wait_for_copies() {
-    asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // The columns of the map that a block keeps: those of its strips and what their taps reach. A
@@ -177,7 +151,7 @@ __device__ __forceinline__ void sum_channels(
     const float sum = sum_warp(values);
     if (WARPS == 1) return spread(values, sum);
     if (lane % 4 == 0) scratch[member / 32 * 8 + lane / 4] = sum;
-    asm volatile("bar.sync %0, %1;" ::"r"(strip + 1), "n"(GROUP) : "memory");
+    sync_strip(strip);
     float partial[WIDTH];
     if (WARPS > 8) {
         // a lane for each warp's share; otherwise every thread adds them up for itself
