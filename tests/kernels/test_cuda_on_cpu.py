@@ -1,4 +1,4 @@
-"""The source of the CUDA fusion kernel, run by threads of the CPU."""
+"""The sources of the CUDA kernels, run by threads of the CPU."""
 
 import ctypes
 import shutil
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from kernels.device import Device
+from kernels.linear import cuda_fwd as linear_cuda
+from kernels.linear.reference import Activation, linear_ref
 from kernels.state_fusion import cuda_fwd
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
 
@@ -19,18 +21,23 @@ HERE = Path(__file__).parent / "cuda_on_cpu"
 COMPILER = shutil.which("g++")
 EPS = 1e-5
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"),
+    # threads that wait for each other for ever can only be ended with the process
+    pytest.mark.timeout(120, method="thread"),
+]
 
 
-def build(folder: Path, defines: dict[str, int]) -> ctypes.CDLL:
+def build(kernel: str, source: Path, folder: Path, defines: dict[str, int]) -> ctypes.CDLL:
     """The kernel as a library of this machine."""
     assert COMPILER is not None
-    library = folder / "fusion.so"
+    library = folder / f"{kernel}.so"
     macros = [f"-D{name}={value}" for name, value in defines.items()]
-    folders = [f"-I{HERE}", f"-I{cuda_fwd.SOURCE.parent}"]
+    folders = [f"-I{HERE}", f"-I{HERE / kernel}", f"-I{source.parent}"]
     options = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", "-pthread"]
     command = [COMPILER, *options, *macros, *folders, "-o", str(library)]
-    subprocess.run([*command, str(HERE / "fusion_on_cpu.cpp")], check=True)  # noqa: S603
+    subprocess.run([*command, str(HERE / kernel / "run.cpp")], check=True)  # noqa: S603
     return ctypes.CDLL(str(library))
 
 
@@ -42,7 +49,6 @@ def run(library: ctypes.CDLL, how: cuda_fwd.Plan, tensors: list[Tensor], out: Te
 
 
 # one token; a strip that hangs over; several strips and tiles; more rows than the ring holds
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "changes"),
     [
@@ -63,9 +69,9 @@ def test_fusion(shape: tuple[int, int, int, int], changes: dict[str, Any], tmp_p
     how = replace(plan, **changes)
     P, stride = 3, 2 * E
     names = ("E", "PASSES", "STRIPS", "P", "GATE", "STEP")
-    library = build(
-        tmp_path, dict(zip(names, (E, how.passes, how.strips, P, stride, how.step), strict=True))
-    )
+    values = E, how.passes, how.strips, P, stride, how.step
+    defines = dict(zip(names, values, strict=True))
+    library = build("fusion", cuda_fwd.SOURCE, tmp_path, defines)
     torch.manual_seed(0)
     state, u, projected, wide = (torch.randn(B, H, W, n).half() for n in (E, E, P, stride))
     gate, weight = wide[..., E:], 0.3 * torch.randn(3, E, 3, 3)
@@ -74,4 +80,34 @@ def test_fusion(shape: tuple[int, int, int, int], changes: dict[str, Any], tmp_p
     run(library, how, [state, u, projected, gate, merge_taps(weight), D, gain, bias], out)
     exact = [x.double() for x in (state, u, projected[..., 2:], gate, weight, D, gain, bias)]
     wanted = gated_fusion_ref(*exact, EPS)
+    assert float((out.double() - wanted).norm() / wanted.norm()) < 5e-4
+
+
+# one row; K that is no multiple of a block; fewer stages than blocks of K; several tiles a block,
+# an odd number of them, the last one not full
+@pytest.mark.parametrize(
+    ("M", "K", "N", "stages", "blocks", "activation"),
+    [
+        (1, 64, 128, 6, 1, "relu"),
+        (300, 96, 256, 2, 2, "silu_second_half"),
+        (520, 192, 128, 2, 1, "gelu"),
+        (140, 256, 384, 6, 6, "silu_second_half"),
+    ],
+    ids=str,
+)
+def test_product(
+    M: int, K: int, N: int, stages: int, blocks: int, activation: Activation, tmp_path: Path
+) -> None:
+    kinds = ["none", "relu", "gelu", "silu_second_half"]
+    defines = {"K": K, "N": N, "STAGES": stages, "NORM": 1, "ACTIVATION": kinds.index(activation)}
+    library = build("product", linear_cuda.SOURCE, tmp_path, defines)
+    torch.manual_seed(0)
+    x, weight = torch.randn(M, K).half(), (torch.randn(N, K) * K**-0.5).half()
+    bias, wide = torch.randn(N), x.double()
+    scale = torch.rsqrt(wide.var(1, unbiased=False) + EPS)
+    statistics = torch.stack([wide.mean(1), scale]).float()
+    out = torch.full((M, N), torch.nan, dtype=torch.float16)
+    tensors = [x, weight, out, bias, weight.float().sum(1), statistics]
+    library.run(blocks, *(ctypes.c_void_p(own.data_ptr()) for own in tensors), M)
+    wanted = linear_ref(wide, weight.double(), bias.double(), norm_eps=EPS, activation=activation)
     assert float((out.double() - wanted).norm() / wanted.norm()) < 5e-4

@@ -1,5 +1,5 @@
-// Enough of CUDA in plain C++ to run `gated_fusion.cu` on a CPU: a thread of the block is a thread of
-// the machine, barriers and exchanges between lanes wait for all of theirs. Blocks run in turns.
+// Enough of CUDA in plain C++ to run our kernels on a CPU: a thread of the block is a thread of the
+// machine, barriers and exchanges between lanes wait for all of theirs. Blocks run in turns.
 
 #pragma once
 
@@ -17,6 +17,7 @@
 #define __shared__
 #define __restrict__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(threads, blocks)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
@@ -37,7 +38,7 @@ inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 inline thread_local Index threadIdx;
-inline Index blockIdx;
+inline Index blockIdx, gridDim;
 
 struct Team {
     explicit Team(int size) : barrier(size), given(size) {}
@@ -46,9 +47,11 @@ struct Team {
 };
 
 inline std::unique_ptr<Team> whole_block;
-inline std::vector<std::unique_ptr<Team>> warps, strips;
+inline std::vector<std::unique_ptr<Team>> warps, groups;
 
 inline void __syncthreads() { whole_block->barrier.arrive_and_wait(); }
+
+inline void __syncwarp() { warps[threadIdx.x / 32]->barrier.arrive_and_wait(); }
 
 template <typename T>
 T __shfl_sync(unsigned, T value, int from) {
@@ -79,29 +82,18 @@ inline std::uint16_t narrow_half(float value) {
     return bits;
 }
 
-inline float2 widen(Pair pair) {
-    return {widen_half(pair & 0xffff), widen_half(pair >> 16)};
-}
-
-inline Pair narrow(float2 value) {
-    return narrow_half(value.x) | static_cast<Pair>(narrow_half(value.y)) << 16;
-}
-
-inline void copy_async(void* shared, const void* global) { std::memcpy(shared, global, 16); }
-inline void wait_for_copies() {}
-inline void sync_strip(int strip) { strips[strip]->barrier.arrive_and_wait(); }
-
 // Runs `block` for every block of the grid, by as many threads as it has.
 template <typename Block>
-void run_grid(Index grid, int threads, int threads_of_strip, Block block) {
+void run_grid(Index grid, int threads, int threads_of_group, Block block) {
+    gridDim = grid;
     for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
         for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
             for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
                 whole_block = std::make_unique<Team>(threads);
-                warps.clear(), strips.clear();
+                warps.clear(), groups.clear();
                 for (int i = 0; i < threads / 32; ++i) warps.push_back(std::make_unique<Team>(32));
-                for (int i = 0; i < threads / threads_of_strip; ++i)
-                    strips.push_back(std::make_unique<Team>(threads_of_strip));
+                for (int i = 0; i < threads / threads_of_group; ++i)
+                    groups.push_back(std::make_unique<Team>(threads_of_group));
                 std::vector<std::thread> running;
                 for (int i = 0; i < threads; ++i)
                     running.emplace_back([&, i] {

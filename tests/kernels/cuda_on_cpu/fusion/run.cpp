@@ -1,5 +1,7 @@
 // `gated_fusion.cu` as a function of a shared library.
 
+#include "threads.hpp"
+
 #define ON_A_CPU
 #define BFLOAT 0
 #include "gated_fusion.cu"

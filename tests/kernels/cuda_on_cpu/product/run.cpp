@@ -1,0 +1,25 @@
+// `wide_product.cu` as a function of a shared library.
+
+#include "threads.hpp"
+
+#define ON_A_CPU
+#define BFLOAT 0
+#include "wide_product.cu"
+
+static TensorMap map_of(std::uint16_t* values, int rows, int columns, int rows_of_box) {
+    const Matrix matrix = {values, rows, columns, rows_of_box};
+    TensorMap map;
+    std::memcpy(map.opaque, &matrix, sizeof(Matrix));
+    return map;
+}
+
+extern "C" void run(
+    int blocks, std::uint16_t* x, std::uint16_t* weight, std::uint16_t* out, const float* bias,
+    const float* colsum, const float* statistics, int M
+) {
+    const TensorMap x_map = map_of(x, M, K, TILE), weight_map = map_of(weight, N, K, TILE);
+    const TensorMap out_map = map_of(out, M, N, 64);
+    run_grid({blocks, 1, 1}, GROUP * (1 + CONSUMERS), GROUP, [&] {
+        wide_product(x_map, weight_map, out_map, bias, colsum, statistics, M);
+    });
+}
