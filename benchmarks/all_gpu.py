@@ -17,7 +17,14 @@ from pathlib import Path
 
 from benchmarks.report import ROOT
 
-PEERS = ("caformer_s18", "classify-tiny", "caformer_s36", "caformer_m36")
+PEERS = (
+    "caformer_s18",
+    "classify-tiny",
+    "caformer_s36",
+    "caformer_m36",
+    "convnext_tiny",
+    "swin_tiny_patch4_window7_224",
+)
 # one process each while compiling: cases that share a process compile one after the other
 CASE_GROUPS = (
     "classify-tiny-224-b128,classify-tiny-224-b32,classify-tiny-224-b1",
@@ -25,6 +32,12 @@ CASE_GROUPS = (
     "classify-base-224-b128",
     "segment-tiny-512x512-b16,segment-tiny-512x512-b1",
     "detect-tiny-800x1344-b4,detect-tiny-800x1344-b1",
+)
+# these compile nothing that the groups do not, or are to be timed with it
+OTHER_CASES = ",".join(
+    [f"classify-tiny-224-{kind}" for kind in ("warm-up", "b1-uint8-to-host", "b1-resident-to-host")]
+    + [f"classify-tiny-224-b{batch}" for batch in (2, 4, 8, 16, 64, 256)]
+    + [f"classify-tiny-{side}-b1" for side in (112, 384, 512)]
 )
 # stands for the folder of the results in a step's arguments
 FOLDER = "{results}"
@@ -68,7 +81,7 @@ MEASUREMENTS = (
             "--budget-s",
             "0.4",
             "--cases",
-            ",".join((*CASE_GROUPS, "classify-tiny-224-b1-uint8-to-host")),
+            ",".join((*CASE_GROUPS, OTHER_CASES)),
             "--against",
             f"{FOLDER}/{RIVALS}",
         ),

@@ -63,10 +63,10 @@ def compiled_only(seen: Callable[[str, Any], None]) -> Iterator[None]:
         JITFunction.run = launch
 
 
-def resource_usage(kernel: Any) -> dict[str, int]:
-    """Registers per thread, stack and spill bytes, shared memory of one compiled kernel."""
+def code_usage(code: bytes) -> dict[str, int]:
+    """What machine code says of itself: REG, STACK and LOCAL of a thread, and more."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
+        file.write(code)
         file.flush()
         listing = subprocess.run(  # noqa: S603 - Triton's own tool on our file
             [str(_TOOL), "--dump-resource-usage", file.name],
@@ -75,7 +75,12 @@ def resource_usage(kernel: Any) -> dict[str, int]:
             check=True,
         ).stdout
     fields = (part.split(":") for part in listing.split() if part.count(":") == 1)
-    found = {name: int(value) for name, value in fields if value.isdigit()}
+    return {name: int(value) for name, value in fields if value.isdigit()}
+
+
+def resource_usage(kernel: Any) -> dict[str, int]:
+    """Registers per thread, stack and spill bytes, shared memory of one compiled kernel."""
+    found = code_usage(kernel.asm["cubin"])
     return {
         "registers": found.get("REG", 0),
         "stack": found.get("STACK", 0),

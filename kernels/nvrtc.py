@@ -22,7 +22,7 @@ except ImportError:  # a build of PyTorch for the CPU
 
 
 class CudaError(RuntimeError):
-    """A call into CUDA failed; the message holds its name for the failure."""
+    """A call into CUDA failed; said in torch's words, by which the service knows such errors."""
 
 
 @functools.cache
@@ -187,5 +187,6 @@ def _check(result: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     status, *rest = result
     if status.value != 0:
-        raise CudaError(status.name)
+        words = status.name.removeprefix("CUDA_ERROR_").replace("_", " ").lower()
+        raise CudaError(f"CUDA error: {words} ({status.name})")
     return tuple(rest)

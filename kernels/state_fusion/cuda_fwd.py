@@ -89,7 +89,7 @@ def _columns(strips: int, tiles: int, width: int) -> int:
 def _rows(blocks: int, H: int, multiprocessors: int) -> int:
     """Rows of a block, so that all blocks together take the least time.
 
-    A block first fills its ring, which takes about as long as computing two rows.
+    A block first fills its ring, which is taken to last as long as computing two rows.
     """
 
     def cost(rows: int) -> int:

@@ -1,4 +1,4 @@
-"""State fusion with read-out, norm, gate and output projection: the truth."""
+"""State fusion with read-out, norm and gate: the truth."""
 
 import torch
 import torch.nn.functional as F

@@ -1,8 +1,8 @@
 """The backbone as it runs on a GPU: weights folded, laid out and cast once, few kernels a block.
 
-Narrow stages are bound by memory: there position encodings, norms, projections and the MLP run
-fused, seven kernels a block. Wide stages are bound by arithmetic and their maps fit the cache:
-there the matrix products stand alone, ten kernels a block (docs/performance.md has the reasons).
+Narrow stages are bound by memory: there position encoding, norm and what follows them run fused,
+the input projection up to C = 64 and the MLP up to C = 128, seven or eight kernels a block. In wide
+stages all matrix products stand alone, ten kernels a block (docs/performance.md has the reasons).
 """
 
 from typing import Final

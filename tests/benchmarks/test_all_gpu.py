@@ -7,13 +7,20 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all_gpu
-from benchmarks.all_gpu import CASE_GROUPS, MEASUREMENTS, PEERS, Step, compile_everything
+from benchmarks.all_gpu import (
+    CASE_GROUPS,
+    MEASUREMENTS,
+    OTHER_CASES,
+    PEERS,
+    Step,
+    compile_everything,
+)
 from benchmarks.bench_gpu import select
 from benchmarks.bench_rivals import MODELS
 
 
 def test_every_name_of_the_plan_exists() -> None:
-    names = ",".join(CASE_GROUPS).split(",")
+    names = ",".join((*CASE_GROUPS, OTHER_CASES)).split(",")
     assert len(select([], [], names)) == len(names)
     assert set(PEERS) <= set(MODELS)
     assert all(importlib.util.find_spec(step.module) for step in MEASUREMENTS)

@@ -1,15 +1,13 @@
 """The CUDA C++ kernels: that they compile, how they share out work, and on a GPU what they give."""
 
-import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 
+from benchmarks.kernel_resources import code_usage
 from kernels import nvrtc
 from kernels.device import Device
 from kernels.linear import cuda_fwd as linear_cuda
@@ -19,28 +17,12 @@ from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
 
 H100 = Device((9, 0), 132, 232448)
 A10 = Device((8, 6), 72, 101376)
-OBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 EPS = 1e-5
 
 needs_compiler = pytest.mark.skipif(
     not nvrtc.is_available(), reason="this build of PyTorch brings no CUDA compiler"
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
-
-def resources(code: bytes) -> dict[str, int]:
-    """Registers, stack and local memory of a compiled kernel."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(code)
-        file.flush()
-        listing = subprocess.run(  # noqa: S603 - Triton's own tool on our file
-            [str(OBJDUMP), "--dump-resource-usage", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    fields = (part.split(":") for part in listing.split() if part.count(":") == 1)
-    return {name: int(value) for name, value in fields if value.isdigit()}
 
 
 def fusion_defines(plan: fusion_cuda.Plan, E: int) -> list[tuple[str, int]]:
@@ -62,7 +44,7 @@ def test_fusion_compiles_without_spilling(side: int, E: int) -> None:
     plan = fusion_cuda.plan((128, side, side, E), H100)
     assert plan is not None
     code = nvrtc.compile_source(fusion_cuda.SOURCE, fusion_defines(plan, E), "sm_90a")
-    found = resources(code)
+    found = code_usage(code)
     assert found["REG"] * plan.threads <= 65536
     assert found["STACK"] <= 32
     assert found["LOCAL"] == 0
@@ -84,7 +66,7 @@ def test_product_compiles_without_spilling(K: int, N: int) -> None:
     stages = linear_cuda.stages_for(K, H100.shared_bytes)
     defines = [("K", K), ("N", N), ("STAGES", stages), ("NORM", 1), ("ACTIVATION", 2)]
     code = nvrtc.compile_source(linear_cuda.SOURCE, [*defines, ("BFLOAT", 0)], "sm_90a")
-    found = resources(code)
+    found = code_usage(code)
     # what the groups of warps hand to each other must be there
     assert found["REG"] == 168
     assert found["STACK"] == 0
@@ -97,6 +79,13 @@ def test_a_source_that_does_not_compile_says_why(tmp_path: Path) -> None:
     source.write_text("__global__ void f() { undeclared = 1; }")
     with pytest.raises(nvrtc.CudaError, match=r"broken\.cu: .*undeclared"):
         nvrtc.compile_source(source, [], "sm_90")
+
+
+@needs_compiler
+def test_a_call_that_fails_is_said_in_torchs_words() -> None:
+    status = nvrtc.driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(nvrtc.CudaError, match="CUDA error: out of memory"):
+        nvrtc._check((status,))
 
 
 SHAPES = [

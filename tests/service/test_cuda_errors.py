@@ -5,6 +5,7 @@ import weakref
 import pytest
 import torch
 
+from kernels.nvrtc import CudaError
 from service.backends.cuda_errors import run_on_gpu
 from service.backends.torch_backend import TorchBackend
 from service.engine.device import DeviceCrash, DeviceOutOfMemoryError
@@ -35,6 +36,7 @@ def test_a_result_comes_back(gpu: FakeGpu) -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), None),
         (torch.AcceleratorError("CUDA error: out of memory"), None),
         (RuntimeError("Triton Error [CUDA]: out of memory"), None),
+        (CudaError("CUDA error: out of memory (CUDA_ERROR_OUT_OF_MEMORY)"), None),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), None),
         (RuntimeError("could not record it"), torch.OutOfMemoryError("CUDA out of memory.")),
     ],
@@ -72,6 +74,7 @@ def test_what_the_failed_call_held_is_free_before_the_reserve_is_given_back(
         (torch.AcceleratorError("device-side assert triggered"), None),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
         (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), None),
+        (CudaError("CUDA error: illegal address (CUDA_ERROR_ILLEGAL_ADDRESS)"), None),
         (RuntimeError("could not record it"), torch.AcceleratorError("CUDA error: unspecified")),
     ],
 )
