@@ -137,7 +137,7 @@ class CompiledBlock:
 
     def _mlp(self, x: Tensor) -> Tensor:
         position, fc1 = self._position2, self._fc1
-        if self._dim <= MAX_FUSED_MLP and not _is_small(self._dim, x):
+        if _fuses_mlp(self._dim, x[..., 0].numel()):
             return position_mlp_triton(
                 x,
                 position.weight,
@@ -276,9 +276,9 @@ class CompiledBackbone:
         return nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
-def _is_small(dim: int, x: Tensor) -> bool:
-    """Whether so few tokens come that one launch would leave most of the chip idle."""
-    return dim > MAX_FUSED_PROJECTION and x[..., 0].numel() < _FEW_TOKENS
+def _fuses_mlp(dim: int, tokens: int) -> bool:
+    """Whether one launch serves a whole MLP best: wider maps need tokens to fill the chip."""
+    return dim <= MAX_FUSED_PROJECTION or (dim <= MAX_FUSED_MLP and tokens >= _FEW_TOKENS)
 
 
 def _conv(layer: nn.Module) -> nn.Conv2d:
