@@ -15,7 +15,7 @@ from service.errors import (
     MalformedBodyError,
     TooManyImagesError,
 )
-from service.settings import LimitSettings
+from service.setting_groups import LimitSettings
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.settings import LogSettings
+from service.setting_groups import LogSettings
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _STDERR: Final = 2

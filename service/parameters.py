@@ -9,7 +9,7 @@ from model.config import ModelSpec, TaskName
 from model.results import ClassifyParams, DetectParams, Params, SegmentParams
 from service.answers import AnswerOptions, parse_class_filter
 from service.errors import InvalidParameterError
-from service.settings import ThresholdSettings
+from service.setting_groups import ThresholdSettings
 
 _CLASSES_HELP: Final = "only these classes: names or ids, comma separated"
 Text = Annotated[str, Field(min_length=1, max_length=200)]

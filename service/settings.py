@@ -4,19 +4,14 @@ Built once by the command line and passed down; no other module reads the enviro
 Priority: command line > environment (`SMSERVE_*`) > YAML file > default.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     SecretStr,
     ValidationError,
@@ -31,187 +26,28 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service.setting_groups import (
+    AdminSettings,
+    BatchSettings,
+    GpuSettings,
+    LimitSettings,
+    LogSettings,
+    ProcessSettings,
+    QueueSettings,
+    ShutdownSettings,
+    StubSettings,
+    ThresholdSettings,
+    TimeoutSettings,
+    TracingSettings,
+    split_list,
+)
+
 ENV_PREFIX: Final = "SMSERVE_"
 _ENVIRON: Final = os.environ  # noqa: TID251 - the one place that reads it
 
 
 class SettingsError(ValueError):
     """Settings that cannot be used; the message names each one, a line each."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _split_list(value: Any) -> Any:
-    """`a,b` or a JSON list, as environment variables hold them; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("["):
-        return json.loads(text)
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-class LimitSettings(_Section):
-    """What is refused before any work is done on it.
-
-    Attributes:
-        max_body_bytes: of one request.
-        max_pixels: width x height of one picture, from its header.
-        max_side: of one picture, pixels.
-        max_images_per_request: files of one multipart body.
-        max_part_header_bytes: of one header line of a multipart part.
-    """
-
-    max_body_bytes: PositiveInt = 32 * 1024 * 1024
-    max_pixels: PositiveInt = 50_000_000
-    max_side: PositiveInt = 16_384
-    max_images_per_request: PositiveInt = 32
-    max_part_header_bytes: PositiveInt = 4096
-
-
-class BatchSettings(_Section):
-    """How images of one shape share a run of the device.
-
-    Attributes:
-        max_images: in one batch; None: by device, see `service.capacity`.
-        max_pixels: sum over one batch, at the network's input size; a single larger image runs
-            alone. None: by device.
-        max_delay_ms: wait this long for more images when the device is free.
-        max_age_ms: an image that waited longer goes before larger batches of other shapes.
-    """
-
-    max_images: PositiveInt | None = None
-    max_pixels: PositiveInt | None = None
-    max_delay_ms: NonNegativeFloat = 0.0
-    max_age_ms: NonNegativeFloat = 500.0
-
-
-class QueueSettings(_Section):
-    """How much work may be held before new work is refused with 429.
-
-    Attributes:
-        max_images: accepted and not yet answered; None: by device, see `service.capacity`.
-        max_pixels: waiting for the device, at the network's input size (at most 12 bytes each);
-            None: by device.
-        max_source_pixels: accepted and not yet answered, at the size of the pictures. Where the
-            GPU resizes (`gpu.preprocessing` is `fast`) they may all be held decoded, 3 bytes each.
-        max_decode_pixels: being decoded and prepared at one time (3 bytes each); further pictures
-            wait.
-        max_bytes: request bodies held in memory.
-    """
-
-    max_images: PositiveInt | None = None
-    max_pixels: PositiveInt | None = None
-    max_source_pixels: PositiveInt = 800_000_000
-    max_decode_pixels: PositiveInt = 100_000_000
-    max_bytes: PositiveInt = 256 * 1024 * 1024
-
-
-class TimeoutSettings(_Section):
-    """How long things may take.
-
-    Attributes:
-        request_ms: from the last byte of the body to the answer, unless the client asks otherwise.
-        max_request_ms: the most a client can ask for.
-        body_ms: from the first byte of a request to the last byte of its body.
-        keep_alive_s: an idle connection is closed after this; must exceed that of a proxy.
-        heartbeat_s: a device thread silent for longer makes `/livez` fail.
-    """
-
-    request_ms: PositiveInt = 30_000
-    max_request_ms: PositiveInt = 300_000
-    body_ms: PositiveInt = 60_000
-    keep_alive_s: PositiveInt = 75
-    heartbeat_s: PositiveFloat = 300.0
-
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        if self.request_ms > self.max_request_ms:
-            raise ValueError(
-                f"request_ms is {self.request_ms}, at most max_request_ms = {self.max_request_ms}"
-            )
-        return self
-
-
-class ShutdownSettings(_Section):
-    """What happens between SIGTERM and the end.
-
-    Attributes:
-        grace_s: not ready, but still accepting, while load balancers notice.
-        drain_timeout_s: then new work is refused and accepted work may take this long.
-    """
-
-    grace_s: NonNegativeFloat = 5.0
-    drain_timeout_s: PositiveFloat = 30.0
-
-
-class ThresholdSettings(_Section):
-    """Used where a request names none; the defaults are those of the published models."""
-
-    score: float = Field(default=0.05, ge=0.0, le=1.0)
-    nms_iou: float = Field(default=0.5, ge=0.0, le=1.0)
-    max_detections: int = Field(default=100, ge=1, le=300)
-
-
-class LogSettings(_Section):
-    """What is written to standard error.
-
-    Attributes:
-        level: of the service's own records.
-        format: `json` is one object a line, `text` is for people; `auto` takes text on a terminal.
-    """
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "text"] = "auto"
-
-
-class GpuSettings(_Section):
-    """How the `triton` backend computes; nothing of this concerns a CPU.
-
-    Attributes:
-        precision: of weights and activations; sums are kept in float32.
-        preprocessing: `fast` resizes on the GPU; `exact` runs the CPU's pipeline, bit for bit.
-        max_graphs: CUDA graphs a model keeps, one per batch size and input shape; the one used
-            longest ago goes first. Each one costs GPU memory.
-        warm_up_batches: sizes of batches, made ready before the first request. A batch that is cut
-            short by `batch.max_images` or `batch.max_pixels` gets the largest of them that fits;
-            a smaller batch is filled up to the next one.
-    """
-
-    precision: Literal["float16", "bfloat16"] = "float16"
-    preprocessing: Literal["fast", "exact"] = "fast"
-    max_graphs: PositiveInt = 64
-    warm_up_batches: Annotated[tuple[PositiveInt, ...], NoDecode, Field(min_length=1)] = (
-        1, 2, 4, 8, 16, 32, 64, 128,
-    )  # fmt: skip
-
-    @field_validator("warm_up_batches", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return _split_list(value)
-
-    @field_validator("warm_up_batches", mode="after")
-    @classmethod
-    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(value)))
-
-
-class StubSettings(_Section):
-    """The backend without a network, for load tests of the service itself.
-
-    Attributes:
-        batch_ms: every batch takes this long, apart from the warm-up.
-        image_ms: and this much more per image.
-        poison_width: pictures of this width make their batch fail; 0: none.
-        crash_after_batches: the device thread dies after this many batches; 0: never.
-    """
-
-    batch_ms: NonNegativeFloat = 0.0
-    image_ms: NonNegativeFloat = 0.0
-    poison_width: NonNegativeInt = 0
-    crash_after_batches: NonNegativeInt = 0
 
 
 class Settings(BaseSettings):
@@ -225,6 +61,10 @@ class Settings(BaseSettings):
             `auto` takes `triton` on a GPU and `torch` on the CPU; `stub` invents deterministic
             answers.
         device: `auto` takes the GPU if there is one.
+        frontends: processes that speak HTTP; 0: one process does everything. `auto`: 0 on a CPU,
+            with a GPU by the number of cores, see `service.capacity`.
+        model_hashes: `if_present` compares each model file with the `.sha256` file beside it, if
+            there is one; `required` refuses a model without.
         torch_threads: CPU threads of the network; None: torch decides.
         pool_size: threads that decode and post-process; None: one per core.
         api_keys: if any, task routes need one (`Authorization: Bearer` or `X-API-Key`).
@@ -246,6 +86,8 @@ class Settings(BaseSettings):
     demo_models: bool = True
     backend: Literal["auto", "torch", "triton", "stub"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    frontends: Literal["auto"] | NonNegativeInt = "auto"
+    model_hashes: Literal["if_present", "required"] = "if_present"
     torch_threads: PositiveInt | None = None
     pool_size: PositiveInt | None = None
     limits: LimitSettings = LimitSettings()
@@ -254,6 +96,9 @@ class Settings(BaseSettings):
     queue: QueueSettings = QueueSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
+    processes: ProcessSettings = ProcessSettings()
+    admin: AdminSettings = AdminSettings()
+    tracing: TracingSettings = TracingSettings()
     thresholds: ThresholdSettings = ThresholdSettings()
     log: LogSettings = LogSettings()
     stub: StubSettings = StubSettings()
@@ -263,7 +108,7 @@ class Settings(BaseSettings):
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return _split_list(value)
+        return split_list(value)
 
     @field_validator("api_keys", mode="after")
     @classmethod

@@ -7,7 +7,8 @@ from typing import Literal
 from service.backends.base import Backend
 from service.backends.torch_backend import TorchBackend, select_device
 from service.backends.triton_backend import TritonBackend
-from service.settings import GpuSettings, SettingsError
+from service.setting_groups import GpuSettings
+from service.settings import SettingsError
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from model.results import (
     Segmentation,
 )
 from service.engine.device import DeviceCrash
-from service.settings import StubSettings
+from service.setting_groups import StubSettings
 
 _CLASSES: Final = ("dark", "red", "green", "blue", "light")
 _DETECT_INPUT: Final = InputConfig(short=256, long=512, pad_multiple=32)

@@ -14,7 +14,7 @@ from model.config import ModelSpec
 from model.results import Params, Result
 from service.backends.cuda_errors import run_on_gpu
 from service.backends.torch_backend import file_sha256
-from service.settings import GpuSettings
+from service.setting_groups import GpuSettings
 
 if TYPE_CHECKING:
     from model.compiled.predictor import CompiledPredictor

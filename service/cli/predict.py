@@ -111,7 +111,7 @@ def _model_file(task: TaskName, path: Path | None) -> Path:
 
 def _open_model(path: Path, backend: BackendName, device: Device, batch_size: int) -> "Backend":
     from service.backends.selection import open_backend, select_backend
-    from service.settings import GpuSettings
+    from service.setting_groups import GpuSettings
 
     selection = select_backend(backend.value, device)
     return open_backend(path, selection, gpu=GpuSettings(), batch_images=batch_size)

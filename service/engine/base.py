@@ -2,11 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Protocol
 
 from model.config import ModelSpec
 from model.results import Params, Result
+
+
+class Priority(IntEnum):
+    """Whose images go first; the lower number does."""
+
+    HIGH = 1
+    NORMAL = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +25,15 @@ class Job:
         image: encoded picture, as it came.
         params: of the model's task.
         deadline: `time.monotonic()` seconds; later the answer is worth nothing.
+        client: whose share of the queue it uses, a digest of the API key; empty without keys.
     """
 
     model: str
     image: bytes
     params: Params
     deadline: float
+    priority: Priority = Priority.NORMAL
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from service.logs import (
     configure_logging,
     request_id,
 )
-from service.settings import LogSettings
+from service.setting_groups import LogSettings
 
 
 @pytest.fixture
