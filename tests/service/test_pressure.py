@@ -24,7 +24,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def device_is_busy(running: Running) -> Callable[[], bool]:
-    return lambda: running.context.engine._batcher._running_until is not None  # type: ignore[attr-defined]
+    return lambda: running.context.engine._core._batcher._running_until is not None  # type: ignore[attr-defined]
 
 
 def http_scope(path: str, content: bytes) -> dict[str, Any]:
