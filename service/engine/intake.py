@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, TypeVar
 
 import numpy as np
@@ -103,20 +103,27 @@ class Intake:
         with self._source_pixels.hold(pixels, retry_after_s=retry_after_s):
             yield
 
+    def turn(self, pixels: int) -> AbstractAsyncContextManager[None]:
+        """Waits until so many pixels may be decoded, too."""
+        return self._decode_turn.hold(pixels)
+
     async def decode(
-        self, image: bytes, pixels: int, place: Callable[[NDArray[np.uint8]], PlacedT]
+        self,
+        image: bytes,
+        place: Callable[[NDArray[np.uint8]], PlacedT],
+        *,
+        release: Callable[[], None] = lambda: None,
     ) -> PlacedT:
-        """Decode on the pool when it is this picture's turn.
+        """Decode on the pool; to be called within a `turn`.
 
         Args:
-            pixels: of `size`.
             place: what becomes of (H, W, 3) uint8, upright; called on the thread that decoded.
+            release: called if nothing comes of it, when `place` can no longer be running.
 
         Raises:
             ImageDecodeError: and its siblings of `model.images`.
         """
-        async with self._decode_turn.hold(pixels):
-            return await self._pool.run(self._decode, image, place)
+        return await self._pool.run_with(release, self._decode, image, place)
 
     def _decode(self, image: bytes, place: Callable[[NDArray[np.uint8]], PlacedT]) -> PlacedT:
         return place(decode_rgb(image, limits=self._limits))

@@ -77,7 +77,8 @@ class LocalEngine:
 
         pixels = await self._intake.size(job.image)
         with self._intake.holding(pixels, retry_after_s=self._core.retry_after_s()):
-            prepared, (height, width) = await self._intake.decode(job.image, pixels, place)
+            async with self._intake.turn(pixels):
+                prepared, (height, width) = await self._intake.decode(job.image, place)
             decoded = time.monotonic()
             served = await self._core.compute(
                 entry, prepared, job.params, deadline=job.deadline, priority=job.priority
