@@ -123,6 +123,8 @@ async def test_every_label_set_exists_before_the_first_request(client: httpx.Asy
         "smserve_device_out_of_memory",
         "smserve_draining",
         "smserve_build_info",
+        "smserve_processes",
+        "smserve_process_restarts",
     }
     assert "process_resident_memory_bytes" in families
     empty = [name for name in ours if not families[name].samples]
