@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from service.access import AccessMiddleware, record_of
-from service.context import ServiceContext
+from service.context import Scrape, ServiceContext
 from service.documentation import install_openapi
 from service.engine.base import Engine
 from service.engine.budget import Allowance
@@ -39,12 +39,22 @@ def local_engine(
     return LocalEngine(settings, pool, metrics, on_failure=lifecycle.fail)
 
 
-def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    open_engine: EngineFactory = local_engine,
+    metrics: Metrics | None = None,
+    scrape: Scrape | None = None,
+) -> FastAPI:
     """Build the service; models are loaded by its lifespan, in the background.
 
     `app.state.context` is the `ServiceContext`.
+
+    Args:
+        metrics: where this process counts; None: new ones.
+        scrape: what `/metrics` shows; None: what this process has counted.
     """
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     lifecycle = Lifecycle(metrics)
     pool = CpuPool(settings.pool_size)
     engine = open_engine(settings, pool, metrics, lifecycle)
@@ -64,6 +74,7 @@ def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine)
         pool=pool,
         engine=engine,
         prediction=PredictionService(engine, pool, metrics, settings),
+        scrape=scrape or _own_metrics(metrics),
     )
     app.add_exception_handler(HTTPException, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_problem)
@@ -72,6 +83,13 @@ def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine)
     app.mount("/static", pages.PageFiles(directory=pages.STATIC_FOLDER), name="static")
     install_openapi(app)
     return app
+
+
+def _own_metrics(metrics: Metrics) -> Scrape:
+    async def scrape() -> tuple[bytes, str]:
+        return metrics.exposition()
+
+    return scrape
 
 
 def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> list[Middleware]:

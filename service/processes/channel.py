@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -94,10 +94,9 @@ class Channel(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream is all we open
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         # results of a whole batch may be queued at once; who does not read them is dead, not slow
-        transport.set_write_buffer_limits(high=1 << 30)
+        self._transport.set_write_buffer_limits(high=1 << 30)
 
     def data_received(self, data: bytes) -> None:
         self._received += data

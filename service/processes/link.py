@@ -76,6 +76,7 @@ class EngineLink:
     Args:
         path: where the engine listens.
         on_news: called when models, status or load have changed.
+        silent_s: a device that has not shown itself for longer hangs.
 
     Attributes:
         models: that answer there.
@@ -83,10 +84,13 @@ class EngineLink:
         load: as it last said.
     """
 
-    def __init__(self, path: Path, arena: Arena, on_news: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, arena: Arena, on_news: Callable[[], None], *, silent_s: float
+    ) -> None:
         self._path = path
         self._arena = arena
         self._on_news = on_news
+        self._silent_s = silent_s
         self._numbers = count(1)
         self._waiting: dict[int, _Waiting] = {}
         self._channel: Channel | None = None
@@ -99,6 +103,12 @@ class EngineLink:
     def num_jobs(self) -> int:
         """Of this front end, in work there."""
         return len(self._waiting)
+
+    @property
+    def is_ready(self) -> bool:
+        """New work is welcome there."""
+        status = self.status
+        return status.state is EngineState.READY and status.heartbeat_age_s <= self._silent_s
 
     async def keep_connected(self) -> None:
         """Connect, and again whenever the engine has gone; until cancelled."""

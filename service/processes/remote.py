@@ -55,7 +55,10 @@ class RemoteEngine:
         self._pool = pool
         self._intake = Intake(settings, pool, metrics, max_images=_UNTIL_TOLD)
         self._arena = Arena(settings.processes.picture_bytes)
-        self._links = [EngineLink(path, self._arena, self._adapt) for path in sockets]
+        self._links = [
+            EngineLink(path, self._arena, self._adapt, silent_s=settings.timeouts.heartbeat_s)
+            for path in sockets
+        ]
         self._connecting: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
         self._closed: EngineState | None = None
@@ -79,15 +82,16 @@ class RemoteEngine:
         return next((link.models for link in self._links if link.models), ())
 
     def status(self) -> EngineStatus:
-        """Of the healthiest engine; STARTING while all are being restarted."""
+        """READY when one engine is; STARTING while all are being restarted.
+
+        A device that is silent is the supervisor's business: this process is alive.
+        """
         if self._closed is not None:
             return EngineStatus(state=self._closed, heartbeat_age_s=0.0, detail=self._closed.value)
-        known = [link.status for link in self._links]
-        ready = [status for status in known if status.state is EngineState.READY]
-        if ready:
-            return min(ready, key=lambda status: status.heartbeat_age_s)
-        detail = "; ".join(sorted({status.detail for status in known}))
-        return EngineStatus(state=EngineState.STARTING, heartbeat_age_s=0.0, detail=detail)
+        ready = [link for link in self._links if link.is_ready]
+        state = EngineState.READY if ready else EngineState.STARTING
+        detail = "; ".join(sorted({link.status.detail for link in ready or self._links}))
+        return EngineStatus(state=state, heartbeat_age_s=0.0, detail=detail)
 
     async def stop(self, *, timeout_s: float) -> None:
         if self._closed is None:
@@ -141,7 +145,7 @@ class RemoteEngine:
         return await link.submit(job, slot, hw)
 
     def _least_loaded(self) -> EngineLink:
-        ready = [link for link in self._links if link.status.state is EngineState.READY]
+        ready = [link for link in self._links if link.is_ready]
         if not ready:
             raise EngineUnavailableError("no engine is ready", retry_after_s=5)
         return min(ready, key=lambda link: link.num_jobs)
@@ -160,7 +164,7 @@ class RemoteEngine:
 
     def _refuse_if_hopeless(self, deadline: float) -> None:
         """Before anything is spent on a picture that every engine would refuse."""
-        loads = [link.load for link in self._links if link.status.state is EngineState.READY]
+        loads = [link.load for link in self._links if link.is_ready]
         if not loads:
             return
         load = min(loads, key=lambda own: own.images / own.max_images)
@@ -185,5 +189,5 @@ class RemoteEngine:
         """An engine has said something new."""
         total = sum(link.load.max_images for link in self._links)
         self._intake.images.limit = max(1, _MORE_THAN_SHARE * total // self._num_fronts)
-        if any(link.status.state is EngineState.READY for link in self._links):
+        if any(link.is_ready for link in self._links):
             self._ready.set()

@@ -1,8 +1,11 @@
 """Start the application inside a test and look at its counters."""
 
+import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import httpx
@@ -11,13 +14,20 @@ from fastapi import FastAPI
 from service.app import EngineFactory, create_app, local_engine
 from service.context import ServiceContext
 from service.engine.base import EngineState
+from service.engine.core import EngineCore
+from service.pool import CpuPool
+from service.processes.engine_server import EngineServer
+from service.processes.remote import RemoteEngine
 from service.settings import Settings
+from service.telemetry import Metrics
 
 
 @dataclass(frozen=True)
 class Running:
     app: FastAPI
     client: httpx.AsyncClient
+    # of the engine, where it counts apart
+    more_metrics: list[Metrics] = field(default_factory=list)
 
     @property
     def context(self) -> ServiceContext:
@@ -25,10 +35,14 @@ class Running:
         return context
 
     def metric(self, name: str, **labels: str) -> float:
-        """Value of a sample, which must exist."""
-        value = self.context.metrics.registry.get_sample_value(name, labels)
-        assert value is not None, f"no sample {name} {labels}"
-        return value
+        """Value of a sample, which must exist; the sum over front end and engine."""
+        values = [
+            metrics.registry.get_sample_value(name, labels)
+            for metrics in (self.context.metrics, *self.more_metrics)
+        ]
+        found = [value for value in values if value is not None]
+        assert found, f"no sample {name} {labels}"
+        return sum(found)
 
 
 @asynccontextmanager
@@ -46,6 +60,39 @@ async def running_service(
     ):
         await wait_until_ready(app, ready_s)
         yield Running(app, client)
+
+
+@asynccontextmanager
+async def running_apart(settings: Settings) -> AsyncIterator[Running]:
+    """Front end and engine as two processes have them, with a socket and shared memory between.
+
+    They share this process and its event loop, so that a test can look into both.
+    """
+    with tempfile.TemporaryDirectory(prefix="smserve-test-") as folder:
+        path, metrics, pool = Path(folder) / "engine.sock", Metrics(), CpuPool(2)
+        failures: list[str] = []
+        core = EngineCore(settings, pool, metrics, on_failure=failures.append)
+        server = EngineServer(core, pool)
+        server.listen(path)
+
+        async def start() -> None:
+            await core.start()
+            server.announce()
+
+        starting = asyncio.create_task(start())
+        try:
+            async with running_service(
+                settings,
+                open_engine=lambda settings, pool, metrics, _: RemoteEngine(
+                    settings, pool, metrics, sockets=[path], num_fronts=1
+                ),
+            ) as running:
+                yield Running(running.app, running.client, [metrics])
+        finally:
+            await starting
+            await core.stop()
+            server.close()
+            pool.close()
 
 
 async def wait_until_ready(app: FastAPI, ready_s: float = 30) -> None:

@@ -291,7 +291,7 @@ class TestServe:
             seen.append(settings)
             return 7
 
-        monkeypatch.setattr("service.server.run", run)
+        monkeypatch.setattr("service.start.run", run)
         return seen
 
     def test_options_become_settings(self, served: list[Any], tmp_path: Path) -> None:

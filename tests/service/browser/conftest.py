@@ -33,7 +33,7 @@ CHROMIUM_FLAGS = (
 )
 SERVE = """
 import sys
-from service.server import run
+from service.start import run
 from service.settings import load_settings
 sys.exit(run(load_settings(port=int(sys.argv[1]))))
 """
