@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from model.results import Result
 from service.engine.base import EngineState, EngineStatus, Job, ServedModel
-from service.errors import EngineUnavailableError
+from service.errors import EngineUnavailableError, ShuttingDownError
 from service.processes import wire
 from service.processes.arena import Arena, Slot
 from service.processes.channel import Channel, ChannelClosedError, Kind, Message, connect
@@ -110,6 +110,14 @@ class EngineLink:
         status = self.status
         return status.state is EngineState.READY and status.heartbeat_age_s <= self._silent_s
 
+    @property
+    def detail(self) -> str:
+        """Why it is ready or not, for people."""
+        status = self.status
+        if status.state is EngineState.READY and not self.is_ready:
+            return f"the device is silent for {status.heartbeat_age_s:.0f} s"
+        return status.detail
+
     async def keep_connected(self) -> None:
         """Connect, and again whenever the engine has gone; until cancelled."""
         while True:
@@ -158,7 +166,10 @@ class EngineLink:
             raise
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Say goodbye; what is not answered yet is answered with an error."""
+        for waiting in self._waiting.values():
+            if not waiting.future.done():
+                waiting.future.set_exception(ShuttingDownError("the server is shutting down"))
         if self._channel is not None:
             self._channel.close()
 

@@ -90,7 +90,7 @@ class RemoteEngine:
             return EngineStatus(state=self._closed, heartbeat_age_s=0.0, detail=self._closed.value)
         ready = [link for link in self._links if link.is_ready]
         state = EngineState.READY if ready else EngineState.STARTING
-        detail = "; ".join(sorted({link.status.detail for link in ready or self._links}))
+        detail = "; ".join(sorted({link.detail for link in ready or self._links}))
         return EngineStatus(state=state, heartbeat_age_s=0.0, detail=detail)
 
     async def stop(self, *, timeout_s: float) -> None:
@@ -188,6 +188,7 @@ class RemoteEngine:
     def _adapt(self) -> None:
         """An engine has said something new."""
         total = sum(link.load.max_images for link in self._links)
-        self._intake.images.limit = max(1, _MORE_THAN_SHARE * total // self._num_fronts)
+        share = _MORE_THAN_SHARE * total // self._num_fronts
+        self._intake.images.limit = max(1, min(total, share))
         if any(link.is_ready for link in self._links):
             self._ready.set()

@@ -24,7 +24,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def device_is_busy(running: Running) -> Callable[[], bool]:
-    return lambda: running.context.engine._core._batcher._running_until is not None  # type: ignore[attr-defined]
+    return lambda: running.core._batcher._running_until is not None
 
 
 def http_scope(path: str, content: bytes) -> dict[str, Any]:
@@ -173,10 +173,16 @@ async def test_a_crashed_device_answers_everyone_and_ends_the_service(start: Sta
         assert statuses.count(200) + statuses.count(503) == 10
         lost = next(response for response in responses if response.status_code == 503)
         assert lost.json()["code"] == "engine_unavailable"
-        for path in ("/livez", "/readyz", "/startupz"):
-            assert (await running.client.get(path)).status_code == 503, path
+        status = running.context.engine.status
+        # a front end hears of it with the engine's next message
+        await until(lambda: status().state is not EngineState.READY)
+        assert (await running.client.get("/readyz")).status_code == 503
+        # a front end process lives on: its engine is being replaced
+        lives = 503 if running.apart is None else 200
+        assert (await running.client.get("/livez")).status_code == lives
         assert (await running.client.post("/classify", content=jpeg())).status_code == 503
-        assert running.context.lifecycle.failure is not None
+        assert (running.context.lifecycle.failure is not None) == (running.apart is None)
+        assert running.core.status().state is EngineState.FAILED
         assert running.metric("smserve_model_ready", **LABELS) == 0
 
 
