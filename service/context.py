@@ -11,6 +11,7 @@ from service.pool import CpuPool
 from service.prediction import PredictionService
 from service.settings import Settings
 from service.telemetry import Metrics
+from service.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class ServiceContext:
     pool: CpuPool
     engine: Engine
     prediction: PredictionService
+    tracing: Tracing | None = None
 
 
 def context_of(request: Request) -> ServiceContext:

@@ -18,6 +18,7 @@ from service.context import ServiceContext
 from service.lifecycle import Phase
 from service.logs import configure_logging
 from service.settings import Settings, SettingsError
+from service.slow_readers import timed_protocol
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=timed_protocol(settings.timeouts.send_ms / 1000),
         ws="none",
         lifespan="on",
         log_config=None,
