@@ -25,7 +25,9 @@ from service.pool import CpuPool
 from service.prediction import PredictionService
 from service.routes import pages, status, tasks
 from service.settings import Settings
+from service.slow_readers import WholeAnswerMiddleware
 from service.telemetry import Metrics, service_version
+from service.tracing import Tracing, open_tracing
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,11 @@ def create_app(
     Args:
         metrics: where this process counts; None: new ones.
         scrape: what `/metrics` shows; None: what this process has counted.
+
+    Raises:
+        SettingsError: spans are wanted and the extra `tracing` is not installed.
     """
+    tracing = open_tracing(settings.tracing)
     metrics = metrics or Metrics()
     lifecycle = Lifecycle(metrics)
     pool = CpuPool(settings.pool_size)
@@ -65,7 +71,7 @@ def create_app(
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=_middleware(settings, metrics, lifecycle),
+        middleware=_middleware(settings, metrics, lifecycle, tracing),
     )
     app.state.context = ServiceContext(
         settings=settings,
@@ -75,6 +81,7 @@ def create_app(
         engine=engine,
         prediction=PredictionService(engine, pool, metrics, settings),
         scrape=scrape or _own_metrics(metrics),
+        tracing=tracing,
     )
     app.add_exception_handler(HTTPException, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_problem)
@@ -92,10 +99,13 @@ def _own_metrics(metrics: Metrics) -> Scrape:
     return scrape
 
 
-def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> list[Middleware]:
+def _middleware(
+    settings: Settings, metrics: Metrics, lifecycle: Lifecycle, tracing: Tracing | None
+) -> list[Middleware]:
     """From the outside in."""
     layers = [
-        Middleware(AccessMiddleware, metrics=metrics, lifecycle=lifecycle),
+        Middleware(AccessMiddleware, metrics=metrics, lifecycle=lifecycle, tracing=tracing),
+        Middleware(WholeAnswerMiddleware),
         Middleware(AuthMiddleware, api_keys=settings.api_keys),
         Middleware(DrainMiddleware, lifecycle=lifecycle),
         Middleware(
@@ -130,6 +140,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await starting
         await context.engine.stop(timeout_s=context.settings.shutdown.drain_timeout_s)
         context.pool.close()
+        if context.tracing is not None:
+            await asyncio.to_thread(context.tracing.close)
 
 
 async def _start(engine: Engine) -> None:

@@ -12,6 +12,7 @@ from service.pool import CpuPool
 from service.prediction import PredictionService
 from service.settings import Settings
 from service.telemetry import Metrics
+from service.tracing import Tracing
 
 Scrape = Callable[[], Awaitable[tuple[bytes, str]]]
 
@@ -31,6 +32,7 @@ class ServiceContext:
     engine: Engine
     prediction: PredictionService
     scrape: Scrape
+    tracing: Tracing | None = None
 
 
 def context_of(request: Request) -> ServiceContext:

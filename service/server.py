@@ -16,6 +16,7 @@ from service.lifecycle import Phase
 from service.logs import configure_logging
 from service.memory import bound_memory
 from service.settings import Settings
+from service.slow_readers import timed_protocol
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=timed_protocol(settings.timeouts.send_ms / 1000),
         ws="none",
         lifespan="on",
         log_config=None,

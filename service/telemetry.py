@@ -3,7 +3,8 @@
 What the values of several processes come to is declared here, beside each metric.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -191,10 +192,15 @@ class Metrics:
             self.dropped.labels(reason)
         for reason in DECODE_ERRORS:
             self.decode_errors.labels(reason)
+        # found once: looking up labels costs more than counting
+        self._inflight = {task: self.inflight.labels(task) for task in TaskName}
+        self._stages = {
+            (stage, task): self.stage_duration.labels(stage, task)
+            for stage in STAGES
+            for task in TaskName
+        }
+        self._answered: dict[tuple[TaskName, str, int], tuple[Counter, Histogram]] = {}
         for task in TaskName:
-            self.inflight.labels(task)
-            for stage in STAGES:
-                self.stage_duration.labels(stage, task)
             self.expect_requests(task, UNKNOWN_MODEL)
 
     def expect_requests(self, task: TaskName, model: str) -> None:
@@ -253,7 +259,29 @@ class Metrics:
     def observe_stages(self, task: TaskName, seconds: Mapping[str, float]) -> None:
         """One image went through these stages."""
         for stage, duration in seconds.items():
-            self.stage_duration.labels(stage, task).observe(duration)
+            self._stages[stage, task].observe(duration)
+
+    @contextmanager
+    def in_flight(self, task: TaskName) -> Iterator[None]:
+        """Count a request as accepted and not answered, inside the `with`."""
+        gauge = self._inflight[task]
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def request_done(self, task: TaskName, model: str, status: int, seconds: float) -> None:
+        """A request was answered with this HTTP status."""
+        key = (task, model, status)
+        children = self._answered.get(key)
+        if children is None:
+            children = self._answered[key] = (
+                self.requests.labels(task, model, str(status)),
+                self.request_duration.labels(task, model),
+            )
+        children[0].inc()
+        children[1].observe(seconds)
 
     def snapshot(self) -> bytes:
         """All metrics of this process, for a `MetricsHub`."""
