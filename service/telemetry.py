@@ -21,7 +21,9 @@ from service.gpu_metrics import GpuCollector
 
 STAGES: Final = ("read", "decode", "queue", "infer", "postprocess", "encode")
 OUTCOMES: Final = ("ok", "invalid", "rejected", "dropped", "failed")
-REJECTION_REASONS: Final = ("queue_full", "deadline", "draining", "too_large", "unauthorized")
+REJECTION_REASONS: Final = (
+    "queue_full", "client_limit", "deadline", "draining", "too_large", "unauthorized",
+)  # fmt: skip
 DROP_REASONS: Final = ("client_gone", "deadline")
 DECODE_ERRORS: Final = ("damaged", "unsupported", "too_large")
 _CODES: Final = (200, 400, 401, 404, 405, 406, 408, 413, 415, 422, 429, 499, 500, 503, 504)

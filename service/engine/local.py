@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from model.config import TaskName
@@ -17,14 +17,15 @@ from model.images import (
     decode_rgb,
     read_header,
 )
-from model.results import Params
 from service.backends.base import Backend, BatchWarmUp, PreparedImage
 from service.capacity import capacity_for
 from service.catalog import CatalogEntry, open_catalog
 from service.engine.base import EngineState, EngineStatus, Job, Outcome, ServedModel
-from service.engine.batcher import Batcher, BatchKey, BatchLimits
+from service.engine.batch_types import BatchKey, BatchLimits
+from service.engine.batcher import Batcher
 from service.engine.budget import Allowance, Turnstile
-from service.engine.device import DeviceOutOfMemoryError, DeviceThread
+from service.engine.device import DeviceThreads
+from service.engine.runner import BackendRunner, Work
 from service.engine.warm_up import warm_up
 from service.errors import (
     ClientGoneError,
@@ -43,12 +44,6 @@ log = logging.getLogger(__name__)
 
 # nothing is accepted before the models and with them the device are there
 _UNTIL_LOADED: Final = "cpu"
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    prepared: Any
-    params: Params
 
 
 class LocalEngine:
@@ -75,9 +70,14 @@ class LocalEngine:
         self._open_entries = open_entries
         self._state, self._detail = EngineState.STARTING, "loading models"
         self._entries: dict[str, CatalogEntry] = {}
-        self._device = DeviceThread(lambda cause: self._fail(f"the device thread died: {cause}"))
-        self._batcher: Batcher[_Work, Any] = Batcher(
-            self._run_batch, _batch_limits(settings, _UNTIL_LOADED), _BatchMetrics(self)
+        self._device = DeviceThreads(lambda cause: self._fail(f"the device thread died: {cause}"))
+        runner = BackendRunner(
+            self._device,
+            lambda model: self._entries[model].backend,
+            on_out_of_memory=self._count_out_of_memory,
+        )
+        self._batcher: Batcher[Work, Any] = Batcher(
+            runner, _batch_limits(settings, _UNTIL_LOADED), _BatchMetrics(self)
         )
         self._runner: asyncio.Task[None] | None = None
         queue = settings.queue
@@ -156,9 +156,10 @@ class LocalEngine:
                 prepared, (height, width) = await self._pool.run(self._prepare, backend, job.image)
             decoded = time.monotonic()
             served = await self._batcher.submit(
-                _Work(prepared, job.params),
+                Work(prepared, job.params),
                 key=BatchKey(job.model, prepared.shape),
                 deadline=job.deadline,
+                priority=job.priority,
             )
             computed = time.monotonic()
             result = await self._pool.run(backend.finish, served.result, prepared)
@@ -179,14 +180,8 @@ class LocalEngine:
         rgb = decode_rgb(image, limits=self._decode_limits)
         return backend.prepare(rgb), (rgb.shape[0], rgb.shape[1])
 
-    async def _run_batch(self, key: BatchKey, batch: Sequence[_Work]) -> Sequence[Any]:
-        backend = self._entries[key.model].backend
-        images, params = [work.prepared for work in batch], [work.params for work in batch]
-        try:
-            return await self._device.run(lambda: backend.infer(images, params))
-        except DeviceOutOfMemoryError:
-            self._metrics.out_of_memory.labels(self.task_of(key.model), key.model).inc()
-            raise
+    def _count_out_of_memory(self, model: str) -> None:
+        self._metrics.out_of_memory.labels(self.task_of(model), model).inc()
 
     def _adapt(self, backend: Backend) -> None:
         """To the device, which is known once the models are loaded."""
@@ -213,7 +208,7 @@ class LocalEngine:
         seconds = await warm_up(
             backend,
             pool=self._pool,
-            device=self._device,
+            device=self._device.compute,
             batch_cap=lambda shape: self._batcher.batch_cap(BatchKey(spec.name, shape)),
             tell=self._tell,
         )
