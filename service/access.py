@@ -15,6 +15,7 @@ from model.config import TaskName
 from service.errors import (
     BodyTooLargeError,
     ClientGoneError,
+    ClientLimitError,
     DeadlineUnreachableError,
     ImageOverLimitError,
     QueueFullError,
@@ -42,6 +43,7 @@ TASK_PATHS: Final[Mapping[str, TaskName]] = MappingProxyType(
 _REJECTIONS: Final[Mapping[type[ServiceError], str]] = MappingProxyType(
     {
         QueueFullError: "queue_full",
+        ClientLimitError: "client_limit",
         DeadlineUnreachableError: "deadline",
         ShuttingDownError: "draining",
         BodyTooLargeError: "too_large",

@@ -26,7 +26,7 @@ from service.metrics_snapshot import Merge, MergingRegistry
 STAGES: Final = ("read", "decode", "queue", "infer", "postprocess", "encode")
 OUTCOMES: Final = ("ok", "invalid", "rejected", "dropped", "failed")
 REJECTION_REASONS: Final = (
-    "queue_full", "deadline", "draining", "too_large", "unauthorized", "client_limit",
+    "queue_full", "client_limit", "deadline", "draining", "too_large", "unauthorized",
 )  # fmt: skip
 DROP_REASONS: Final = ("client_gone", "deadline")
 DECODE_ERRORS: Final = ("damaged", "unsupported", "too_large")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -13,8 +13,10 @@ from service.backends.base import Backend, BatchWarmUp
 from service.capacity import capacity_for
 from service.catalog import CatalogEntry, open_catalog
 from service.engine.base import EngineState, EngineStatus, Priority, ServedModel
-from service.engine.batcher import Batcher, BatchKey, BatchLimits, Served
-from service.engine.device import DeviceOutOfMemoryError, DeviceThread
+from service.engine.batch_types import BatchKey, BatchLimits, Served
+from service.engine.batcher import Batcher
+from service.engine.device import DeviceThreads
+from service.engine.runner import BackendRunner, Work
 from service.engine.warm_up import warm_up
 from service.errors import (
     EngineUnavailableError,
@@ -30,12 +32,6 @@ log = logging.getLogger(__name__)
 
 # nothing is accepted before the models and with them the device are there
 _UNTIL_LOADED: Final = "cpu"
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    prepared: Any
-    params: Params
 
 
 class EngineCore:
@@ -62,9 +58,14 @@ class EngineCore:
         self._open_entries = open_entries
         self._state, self._detail = EngineState.STARTING, "loading models"
         self._entries: dict[str, CatalogEntry] = {}
-        self._device = DeviceThread(lambda cause: self._fail(f"the device thread died: {cause}"))
-        self._batcher: Batcher[_Work, Any] = Batcher(
-            self._run_batch, _batch_limits(settings, _UNTIL_LOADED), _BatchMetrics(self)
+        self._device = DeviceThreads(lambda cause: self._fail(f"the device thread died: {cause}"))
+        runner = BackendRunner(
+            self._device,
+            lambda model: self._entries[model].backend,
+            on_out_of_memory=self._count_out_of_memory,
+        )
+        self._batcher: Batcher[Work, Any] = Batcher(
+            runner, _batch_limits(settings, _UNTIL_LOADED), _BatchMetrics(self)
         )
         self._runner: asyncio.Task[None] | None = None
 
@@ -113,9 +114,10 @@ class EngineCore:
             ServiceError: see `Batcher.submit`.
         """
         return await self._batcher.submit(
-            _Work(prepared, params),
+            Work(prepared, params),
             key=BatchKey(entry.model.spec.name, prepared.shape),
             deadline=deadline,
+            priority=priority,
         )
 
     def entry(self, model: str) -> CatalogEntry:
@@ -182,14 +184,8 @@ class EngineCore:
         if self._state is not EngineState.FAILED:
             self._state, self._detail = EngineState.STOPPED, "stopped"
 
-    async def _run_batch(self, key: BatchKey, batch: Sequence[_Work]) -> Sequence[Any]:
-        backend = self._entries[key.model].backend
-        images, params = [work.prepared for work in batch], [work.params for work in batch]
-        try:
-            return await self._device.run(lambda: backend.infer(images, params))
-        except DeviceOutOfMemoryError:
-            self._metrics.out_of_memory.labels(self.task_of(key.model), key.model).inc()
-            raise
+    def _count_out_of_memory(self, model: str) -> None:
+        self._metrics.out_of_memory.labels(self.task_of(model), model).inc()
 
     def _adapt(self, backend: Backend) -> None:
         """To the device, which is known once the models are loaded."""
@@ -215,7 +211,7 @@ class EngineCore:
         seconds = await warm_up(
             backend,
             pool=self._pool,
-            device=self._device,
+            device=self._device.compute,
             batch_cap=lambda shape: self._batcher.batch_cap(BatchKey(spec.name, shape)),
             tell=self._tell,
         )
