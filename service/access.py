@@ -61,6 +61,7 @@ class RequestRecord:
     Attributes:
         started: `time.monotonic()` seconds.
         client: address of the other end of the connection, which may be a proxy.
+        key_digest: of the API key it came with; empty without one.
         trace_id: of the client's trace or, when this service makes spans, of its own.
         bytes_in: of the body, as far as it was read.
         bytes_out: of the answer's body.
@@ -76,6 +77,7 @@ class RequestRecord:
     task: TaskName | None
     scheme: str = "http"
     client: str | None = None
+    key_digest: str = ""
     trace_id: str | None = None
     model: str | None = None
     num_images: int = 0

@@ -18,7 +18,7 @@ from model.results import Segmentation
 from service.access import RequestRecord, record_of
 from service.answers import AnswerOptions, build_answer, label_map_png
 from service.bodies import ImageBody, parse_body
-from service.engine.base import Engine, Job, Outcome, ServedModel
+from service.engine.base import Engine, Job, Outcome, Priority, ServedModel
 from service.engine.budget import Turnstile
 from service.errors import (
     ClientGoneError,
@@ -77,9 +77,10 @@ class PredictionService:
             query = with_json_parameters(query, task, dict(body.parameters))
             default_format = "hf"
         timeout_ms = self._timeout_ms(request, query)
+        priority = _priority(request)
         call = self._understand(request, task, query, body, default_format)
         deadline = time.monotonic() + timeout_ms / 1000
-        return await _unless_gone(request.receive, self._compute(call, deadline))
+        return await _unless_gone(request.receive, self._compute(call, deadline, priority))
 
     async def _read_body(self, request: Request) -> ImageBody:
         started = time.monotonic()
@@ -139,7 +140,7 @@ class PredictionService:
         )
         return _Call(record, model, plan, body.images, output)
 
-    async def _compute(self, call: _Call, deadline: float) -> Response:
+    async def _compute(self, call: _Call, deadline: float, priority: Priority) -> Response:
         jobs = [
             self._engine.predict(
                 Job(
@@ -147,6 +148,8 @@ class PredictionService:
                     image=image,
                     params=call.plan.params,
                     deadline=deadline,
+                    priority=priority,
+                    client=call.record.key_digest,
                 )
             )
             for image in call.images
@@ -191,6 +194,19 @@ class PredictionService:
                     _draw, call.images[0], spec, first, call.plan.options
                 )
         return Response(content, media_type="image/png")
+
+
+def _priority(request: Request) -> Priority:
+    """From the header `X-Priority`; as with other servers 1 goes first.
+
+    Raises:
+        InvalidParameterError: neither a name nor a number of one.
+    """
+    given = request.headers.get("x-priority", "normal").strip().lower()
+    for priority in Priority:
+        if given in (priority.name.lower(), str(priority.value)):
+            return priority
+    raise InvalidParameterError(f"X-Priority is {given[:40]!r}, expected `high` or `normal`")
 
 
 def _select_model(models: Sequence[ServedModel], task: TaskName, name: str | None) -> ServedModel:

@@ -18,7 +18,7 @@ from model.images import (
     jpeg_size,
     read_header,
 )
-from service.engine.budget import Allowance, Turnstile
+from service.engine.budget import Allowance, ClientShares, Turnstile
 from service.errors import ClientGoneError, DeadlineExceededError, ServiceError
 from service.pool import CpuPool
 from service.settings import Settings
@@ -47,21 +47,29 @@ class Intake:
         self._metrics = metrics
         queue, limits = settings.queue, settings.limits
         self.images = Allowance(max_images, "images")
+        self._clients = ClientShares(queue.max_images_per_key)
         self._source_pixels = Allowance(queue.max_source_pixels, "pixels of pictures")
         self._decode_turn = Turnstile(queue.max_decode_pixels)
         self._limits = DecodeLimits(max_pixels=limits.max_pixels, max_side=limits.max_side)
         self._all_answered = asyncio.Event()
 
     @contextmanager
-    def admitted(self, spec: ModelSpec, *, retry_after_s: int) -> Iterator[None]:
+    def admitted(self, spec: ModelSpec, client: str, *, retry_after_s: int) -> Iterator[None]:
         """One image, from its admission to its answer; counts it by its outcome.
+
+        Args:
+            client: of a `Job`.
 
         Raises:
             QueueFullError: too many images are in work.
+            ClientLimitError: too many of this client.
         """
         outcome = "failed"
         try:
-            with self.images.hold(1, retry_after_s=retry_after_s):
+            with (
+                self.images.hold(1, retry_after_s=retry_after_s),
+                self._clients.hold(client, retry_after_s=retry_after_s),
+            ):
                 yield
             outcome = "ok"
         except (ImageDecodeError, UnsupportedImageError, ImageTooLargeError) as exc:

@@ -50,7 +50,8 @@ class LocalEngine:
 
     async def predict(self, job: Job) -> Outcome:
         entry = self._core.entry(job.model)
-        with self._intake.admitted(entry.model.spec, retry_after_s=self._core.retry_after_s()):
+        retry_after_s = self._core.retry_after_s()
+        with self._intake.admitted(entry.model.spec, job.client, retry_after_s=retry_after_s):
             try:
                 async with asyncio.timeout(job.deadline - time.monotonic()):
                     return await self._answer(entry, job)

@@ -49,7 +49,9 @@ class _EngineProcess:
         self._metrics = Metrics()
         self._pool = CpuPool(settings.pool_size)
         self._core = EngineCore(settings, self._pool, self._metrics, on_failure=self._fail)
-        self._server = EngineServer(self._core, self._pool)
+        self._server = EngineServer(
+            self._core, self._pool, max_images_per_key=settings.queue.max_images_per_key
+        )
         self._control = Control(f"engine-{index}", folder, self._metrics)
         self._end: asyncio.Future[int] | None = None
 

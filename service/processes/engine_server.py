@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model.results import Result
 from service.backends.base import Backend
 from service.engine.base import Priority
-from service.engine.budget import Allowance
+from service.engine.budget import Allowance, ClientShares
 from service.engine.core import EngineCore
 from service.errors import ClientGoneError, DeadlineExceededError, InternalError, service_error
 from service.pool import CpuPool
@@ -75,10 +75,12 @@ class EngineServer:
 
     Args:
         core: started by the caller.
+        max_images_per_key: in work here, of one client; None: no such limit.
     """
 
-    def __init__(self, core: EngineCore, pool: CpuPool) -> None:
+    def __init__(self, core: EngineCore, pool: CpuPool, *, max_images_per_key: int | None) -> None:
         self._core = core
+        self._clients = ClientShares(max_images_per_key)
         self._pool = pool
         self._fronts: set[_FrontEnd] = set()
         self._images = Allowance(core.max_images, "images")
@@ -211,7 +213,11 @@ class EngineServer:
         fields = job.fields
         deadline = job.started + fields["timeout_s"]
         entry = self._core.entry(fields["model"])
-        with self._images.hold(1, retry_after_s=self._core.retry_after_s()):
+        retry_after_s = self._core.retry_after_s()
+        with (
+            self._images.hold(1, retry_after_s=retry_after_s),
+            self._clients.hold(fields["client"], retry_after_s=retry_after_s),
+        ):
             try:
                 async with asyncio.timeout(fields["timeout_s"]):
                     rgb = job.pixels.reshape(*fields["hw"], 3)

@@ -71,7 +71,8 @@ class RemoteEngine:
     async def predict(self, job: Job) -> Outcome:
         model = self._find(job.model)
         self._refuse_if_hopeless(job.deadline)
-        with self._intake.admitted(model.spec, retry_after_s=self._retry_after_s()):
+        retry_after_s = self._retry_after_s()
+        with self._intake.admitted(model.spec, job.client, retry_after_s=retry_after_s):
             try:
                 async with asyncio.timeout(job.deadline - time.monotonic()):
                     return await self._answer(job)

@@ -106,7 +106,7 @@ async def listening_engine(settings: Settings, path: Path) -> AsyncIterator[Engi
     pool = CpuPool(2)
     failures: list[str] = []
     core = EngineCore(settings, pool, Metrics(), on_failure=failures.append)
-    server = EngineServer(core, pool)
+    server = EngineServer(core, pool, max_images_per_key=settings.queue.max_images_per_key)
     server.listen(path)
 
     async def start() -> None:
