@@ -2,13 +2,14 @@
 
 python -m benchmarks.golden_gpu --out benchmarks/results/golden-gpu-float16.json
 
-All reference cases with photographs and with synthetic input. The program ends with status 1 when a
-value is outside its tolerance; the file has all of them, and names these.
+All reference cases with photographs and with synthetic input; in half precision beside what
+PyTorch itself makes of the network in the same dtype. The program ends with status 1 when a value
+is outside its tolerance; the file has all of them, and names these.
 """
 
 import argparse
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,15 @@ import torch
 
 from benchmarks.report import GrowingReport, Row
 from tests.model import golden
-from tests.model.golden_gpu import GpuModels, GpuRow, case_names, compare, outside
+from tests.model.golden_gpu import (
+    GpuModels,
+    GpuRow,
+    case_names,
+    compare,
+    describe,
+    mean_found,
+    outside,
+)
 
 DTYPES: Final = {
     "float16": torch.float16,
@@ -33,10 +42,12 @@ UNITS: Final = {
 }
 
 
-def row_of(own: GpuRow) -> Row:
+def rows_of(own: GpuRow) -> Iterator[Row]:
     """The same, as a result file has it."""
     unit = UNITS.get(own.metric.split()[-1], "ratio")
-    return Row(own.case, own.metric, unit, own.value)
+    yield Row(own.case, own.metric, unit, own.value)
+    if own.plain is not None:
+        yield Row(own.case, f"PyTorch: {own.metric}", unit, own.plain)
 
 
 def run_cases(task: tuple[Sequence[str], str, str]) -> list[tuple[str, list[GpuRow], str]]:
@@ -55,15 +66,21 @@ def run(report: GrowingReport, dtype: str, device: str, processes: int, only: st
     """All cases, a process per model; one that fails or is too far off is under `failures`."""
     names = [name for name in case_names() if name.startswith(tuple(only.split(",")))]
     groups = [list(own) for _, own in groupby(names, key=manifest_of)]
+    every: list[GpuRow] = []
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         tasks = [(names, dtype, device) for names in groups]
         for done in pool.imap_unordered(run_cases, tasks):
             for name, rows, reason in done:
-                report.add(row_of(own) for own in rows)
+                every += rows
+                report.add(row for own in rows for row in rows_of(own))
                 if reason:
                     report.fail(name, reason)
                 elif far := outside(rows):
-                    report.fail(name, "; ".join(f"{own.metric}: {own.value:.4g}" for own in far))
+                    report.fail(name, "; ".join(map(describe, far)))
+    if (found := mean_found(every)) is not None:
+        report.add(rows_of(found))
+        if not found.ok:
+            report.fail(found.case, describe(found))
 
 
 def manifest_of(name: str) -> str:

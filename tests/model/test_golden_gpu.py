@@ -4,12 +4,25 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from model.config import TaskName
 from model.masks import MaskPatch, patch_to_rle
 from model.results import Classification, Detections, Segmentation
-from tests.model import golden
-from tests.model.golden_gpu import case_names, compare_photo, outside
+from tests.model import golden, golden_gpu
+from tests.model.compiled_cases import make_model, make_params, make_pictures
+from tests.model.golden_gpu import (
+    AGREEMENT,
+    FOUND,
+    GpuModels,
+    GpuRow,
+    beside_plain,
+    case_names,
+    compare_photo,
+    mean_found,
+    outside,
+)
 
 CLASSIFY, DETECT, SEGMENT = (
     "classify_tiny_photo_coffee",
@@ -72,3 +85,66 @@ def test_objects() -> None:
     lower = replace(own, scores=np.clip(own.scores - 0.03, 0.0501, 1))
     (far,) = outside(compare_photo(DETECT, lower, HALF))
     assert far.metric.startswith("share found")
+
+
+def test_half_precision_is_held_against_pytorchs_own() -> None:
+    own, moved = objects(), replace(objects(), boxes=objects().boxes + 15)
+    near, far = (compare_photo(DETECT, answer, HALF) for answer in (own, moved))
+    both = beside_plain(near, far)
+    assert [(row.value, row.plain) for row in both] == [
+        (a.value, b.value) for a, b in zip(near, far, strict=True)
+    ]
+    assert outside(beside_plain(far, near)) == [], "single cases decide nothing"
+    better, worse, same = both, beside_plain(far, near), beside_plain(far, far)
+    means = [mean_found(rows) for rows in (better, worse, same)]
+    assert [own and own.ok for own in means] == [True, False, True]
+    assert mean_found(far) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "plain", "ok"),
+    [(0.990, 0.991, True), (0.990, 0.993, False), (0.996, 1.0, True), (0.994, 1.0, False)],
+)
+def test_pixels_are_held_against_pytorchs_own(share: float, plain: float, ok: bool) -> None:
+    own, other = (GpuRow(SEGMENT, AGREEMENT, value, None) for value in (share, plain))
+    assert beside_plain([own], [other]) == [GpuRow(SEGMENT, AGREEMENT, share, ok, plain)]
+
+
+def test_the_mean_over_the_cases_decides() -> None:
+    rows = [GpuRow("a", FOUND, 0.7, None, 0.8), GpuRow("b", FOUND, 0.9, None, 0.85)]
+    found = mean_found([*rows, GpuRow("c", AGREEMENT, 0.0, None, 1.0)])
+    assert found == GpuRow("mean of 2 detection cases", FOUND, 0.8, True, 0.825)
+
+
+def test_without_pytorchs_own_run_a_case_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TooLarge(GpuModels):
+        def get(self, info: dict[str, Any]) -> Any:
+            return "compiled"
+
+        def get_plain(self, info: dict[str, Any]) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(golden_gpu, "_run_photo", lambda _info, _predictor: objects())
+    with pytest.raises(RuntimeError, match=r"own run in torch\.float16 failed: CUDA out of memory"):
+        golden_gpu.compare(DETECT, TooLarge(HALF, "cpu"))
+
+
+# torchvision's RoIAlign knows no bfloat16
+@pytest.mark.parametrize(
+    ("task", "dtype"),
+    [*((task, HALF) for task in TaskName), (TaskName.CLASSIFY, torch.bfloat16)],
+    ids=str,
+)
+def test_pytorchs_own_run(
+    task: TaskName, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain network in half precision, from a picture to its answer."""
+    network, spec = make_model(task)
+    models = GpuModels(dtype, "cpu")
+    monkeypatch.setattr(models, "_load", lambda _info: (network, spec))
+    plain = models.get_plain({})
+    prepared = plain.prepare(make_pictures(task, 1)[0])
+    (raw,) = plain.infer([prepared], make_params(task)[:1])
+    assert plain.finish(raw, prepared) is not None
+    assert {own.dtype for own in plain._network.parameters()} == {dtype}
+    assert next(network.parameters()).dtype == torch.float32
