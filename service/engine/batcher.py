@@ -187,8 +187,11 @@ class Batcher(Generic[ItemT, ResultT]):
         """Until the next batch is to be prepared."""
         while (seconds := self._hold_s()) > 0:
             self._changed.clear()
+            if seconds == math.inf:
+                await self._changed.wait()
+                continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(None if seconds == math.inf else seconds):
+                async with asyncio.timeout(seconds):
                     await self._changed.wait()
 
     def _hold_s(self) -> float:

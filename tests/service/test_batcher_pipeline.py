@@ -138,13 +138,16 @@ async def test_the_rate_is_that_of_batch_after_batch() -> None:
     await bench.stop()
 
 
+@pytest.mark.parametrize("names", ["a", "ab"])
 @pytest.mark.parametrize("is_late", [True, False], ids=["expired", "abandoned"])
-async def test_a_prepared_batch_that_nobody_wants_is_not_computed(is_late: bool) -> None:
+async def test_a_prepared_batch_that_nobody_wants_is_not_computed(
+    is_late: bool, names: str
+) -> None:
     bench = Bench()
     first = await bench.occupy()
-    gone = [bench.submit(name, within=5.0) for name in "ab"]
+    gone = [bench.submit(name, within=5.0) for name in names]
     await settle()
-    assert bench.device.staged[-1][1] == ["a", "b"]
+    assert bench.device.staged[-1][1] == list(names)
     if is_late:
         bench.clock.now += 10.0
     else:
@@ -155,7 +158,7 @@ async def test_a_prepared_batch_that_nobody_wants_is_not_computed(is_late: bool)
     expected = DeadlineExceededError if is_late else asyncio.CancelledError
     assert all(isinstance(result, expected) for result in results[1:])
     assert bench.device.seen == ["first"]
-    assert bench.counts.drops == ["deadline" if is_late else "client_gone"] * 2
+    assert bench.counts.drops == ["deadline" if is_late else "client_gone"] * len(names)
     assert (await bench.submit("next")).result == "next!"
     await bench.stop()
     assert not bench.device.on_device
@@ -311,6 +314,23 @@ class TestMemory:
         after = len(bench.device.batches)
         await asyncio.gather(*(bench.submit(str(number)) for number in range(9)))
         assert max(len(items) for _, items in bench.device.batches[after:]) == 2
+        await bench.stop()
+
+    async def test_what_waits_already_gets_smaller_batches_too(self) -> None:
+        bench = Bench(max_batch_images=4)
+        bench.device.memory_images = 3
+        tasks = [bench.submit(str(number)) for number in range(4)]
+        await settle()
+        tasks += [bench.submit(str(number)) for number in range(4, 8)]
+        await settle()
+        tasks += [bench.submit(str(number)) for number in range(8, 16)]
+        await settle()
+        assert [len(items) for _, items in bench.device.staged] == [4, 4]
+        bench.open()
+        await asyncio.gather(*tasks)
+        sizes = [len(items) for _, items in bench.device.batches]
+        assert sizes.count(4) == 2, "the one that ran and the one that was prepared"
+        assert max(size for size in sizes if size != 4) == 2
         await bench.stop()
 
     async def test_one_model_has_no_part_in_the_other_ones_memory(self) -> None:

@@ -130,7 +130,7 @@ async def test_a_hopeless_deadline_is_refused_at_once(start: Start) -> None:
     async with start(stub={"batch_ms": 300}, batch={"max_images": 1}) as running:
         await running.client.post("/classify", content=jpeg())
         posts = [
-            asyncio.create_task(running.client.post("/classify", content=jpeg())) for _ in range(4)
+            asyncio.create_task(running.client.post("/classify", content=jpeg())) for _ in range(5)
         ]
         depth = {"task": "classify"}
         await until(lambda: running.metric("smserve_queue_depth", **depth) == 3)
