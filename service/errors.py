@@ -204,6 +204,34 @@ class DeadlineExceededError(ServiceError):
     title = "Deadline exceeded"
 
 
+class AdminError(ServiceError):
+    """Known on the endpoint for operators only."""
+
+
+class ForeignRequestError(AdminError):
+    """A request that a web page could have sent."""
+
+    status = 403
+    code = "foreign_request"
+    title = "Not from this machine"
+
+
+class ReloadRefusedError(AdminError):
+    """Not now: the service is starting, stopping, or reloading already."""
+
+    status = 409
+    code = "reload_refused"
+    title = "Reload refused"
+
+
+class ReloadFailedError(AdminError):
+    """What was served before is served on."""
+
+    status = 500
+    code = "reload_failed"
+    title = "Reload failed"
+
+
 _BY_STATUS: Final[Mapping[int, type[ServiceError]]] = {
     400: MalformedBodyError,
     404: RouteNotFoundError,
@@ -277,5 +305,6 @@ def problem_response(exc: Exception, *, instance: str, request_id: str) -> Respo
 
 def error_classes() -> list[type[ServiceError]]:
     """Every class a client can meet, by status; the OpenAPI page is made from them."""
-    classes = (cls for cls in ServiceError.__subclasses__() if cls is not ClientGoneError)
+    unseen = (ClientGoneError, AdminError)
+    classes = (cls for cls in ServiceError.__subclasses__() if cls not in unseen)
     return sorted(classes, key=lambda cls: (cls.status, cls.code))

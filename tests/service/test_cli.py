@@ -103,7 +103,9 @@ def official_name(key: str) -> str:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", ["", "serve", "predict", "convert", "models", "config"])
+    @pytest.mark.parametrize(
+        "command", ["", "serve", "predict", "convert", "reload", "models", "config"]
+    )
     def test_help_of_every_command(self, command: str) -> None:
         result = smserve(*command.split(), "--help")
         assert result.exit_code == 0
