@@ -93,6 +93,8 @@ MEASUREMENTS = (
     Step("benchmarks.golden_gpu", "golden-gpu-float16.json", (), 240),
     Step("benchmarks.endurance", "endurance-h100.json", (), 150),
     Step("benchmarks.half_precision", "half-precision-h100.json", (), 240),
+    # nothing that is served depends on it: only if time is left
+    Step("benchmarks.batch_splits", "batch-splits-h100.json", (), 60),
 )
 
 

@@ -4,7 +4,8 @@ python -m benchmarks.compare_kernels --out benchmarks/results/compare-kernels-h1
 
 At the shapes of the stages of tiny and base. Every time is that of a graph of ten launches, so that
 neither the way to the launch nor an empty cache is in it. The library multiplies only: norm, bias
-and activation are left out.
+and activation are left out; `sum` is the MLP's second product, added to its residual, where the
+library leaves out the bias.
 """
 
 import argparse
@@ -50,14 +51,26 @@ def fusion(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]
 
 
 def product(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The MLP's first product, with its norm and GELU."""
+    """The MLP's first product, with its norm, an early bias and GELU."""
     x, weight, bias = half(B * side * side, C), half(4 * C, C), exact(4 * C)
-    norm = {"colsum": exact(4 * C), "statistics": exact(2, len(x)), "activation": "gelu"}
+    norm = {"colsum": exact(4 * C), "statistics": exact(2, len(x)), "shift": exact(4 * C)}
+    norm["activation"] = "gelu"
     out = x.new_empty((len(x), 4 * C))
     yield "Triton", lambda: linear_triton(x, weight, bias, **norm)
     if C <= 512:
         yield "CUDA", lambda: wide_product_cuda(x, weight, bias, out, **norm)
     yield "library, product alone", lambda: torch.mm(x, weight.t(), out=out)
+
+
+def second_product(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    hidden, weight, bias = half(B * side * side, 4 * C), half(C, 4 * C), exact(C)
+    total = half(len(hidden), C)
+    yield "Triton", lambda: linear_triton(hidden, weight, bias, residual=total)
+    # half of the total: the whole would grow without limit
+    yield "library, in place", lambda: total.addmm_(hidden, weight.t(), beta=0.5)
+
+
+CASES: Final = (("fusion", fusion), ("product", product), ("sum", second_product))
 
 
 def main() -> None:
@@ -69,7 +82,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for side, C in STAGES:
-        for name, ways in (("fusion", fusion), ("product", product)):
+        for name, ways in CASES:
             case = f"{name}-{args.batch}x{side}x{side}-C{C}"
             for how, function in ways(args.batch, side, C):
                 rows.append(Row(case, how, "us", microseconds(function)))

@@ -78,6 +78,11 @@ def forward_ungraphed(predictor: CompiledModel, images_rgbx: Tensor) -> Any:
     return predictor.forward_ungraphed(images_rgbx)  # type: ignore[attr-defined]
 
 
+def backbone_of(predictor: CompiledModel) -> Any:
+    """The `CompiledBackbone` of a classifier."""
+    return predictor._pipeline._model._backbone  # type: ignore[attr-defined]
+
+
 def random_pixels(batch: int, hw: tuple[int, int], device: str) -> Tensor:
     """(B, H, W, 4) uint8 on the device: RGB and a byte that is ignored."""
     generator = torch.Generator(device).manual_seed(0)

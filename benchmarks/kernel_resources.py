@@ -2,8 +2,8 @@
 
 python -m benchmarks.kernel_resources [--variant tiny] [--batch 128] [--out FILE]
 
-Runs one forward pass of the compiled model on CPU tensors while Triton compiles instead of
-launching; what the kernels would have computed is never looked at.
+Runs one forward pass of the compiled model on `meta` tensors, which have shapes and no values,
+while Triton compiles instead of launching.
 """
 
 import argparse
@@ -102,8 +102,8 @@ def all_usage(variant: str, batch: int, side: int) -> Iterator[tuple[str, dict[s
     """Name and resources of every kernel of a classifier, each way of compiling it once."""
     spec = make_spec(TaskName.CLASSIFY, variant)
     network = optimise_for_inference(build_network(spec))
-    model = CompiledClassifier(network, spec.input, dtype=torch.float16, device="cpu")
-    pictures = torch.zeros(batch, side, side, 4, dtype=torch.uint8)
+    model = CompiledClassifier(network, spec.input, dtype=torch.float16, device="meta")
+    pictures = torch.empty((batch, side, side, 4), dtype=torch.uint8, device="meta")
     kernels: dict[tuple[str, str], Any] = {}
 
     def remember(name: str, kernel: Any) -> None:

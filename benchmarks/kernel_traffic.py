@@ -65,5 +65,6 @@ def _block(dim: int) -> Counter[str]:
     if dim <= MAX_FUSED_MLP:
         units["_position_mlp_kernel"] += 2
     else:
-        units.update({"_depthwise_kernel": 2, "wide_product": 5, "_linear_kernel": 6})
+        # the second half of the MLP is added to its residual, too
+        units.update({"_depthwise_kernel": 2, "wide_product": 5, LIBRARY: 6})
     return units

@@ -270,6 +270,7 @@ def _linear_trials(
                 exact(N),
                 colsum=None if normed is None else exact(N),
                 statistics=normed,
+                shift=exact(N) if name == "gelu" else None,
                 activation=activation,
                 residual=shaped(N) if name in ("fc2", "out") else None,
             )

@@ -99,6 +99,20 @@ def read_header(data: bytes) -> ImageHeader:
         return ImageHeader(str(image.format), image.width, image.height)
 
 
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG file, as `read_header` would say, in microseconds.
+
+    None for everything else, and for what the quick parser does not like.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, MemoryError):
+        return None
+    return int(height), int(width)
+
+
 def decode_rgb(data: bytes, *, limits: DecodeLimits) -> NDArray[np.uint8]:
     """Decode one image, upright, as RGB; of animations the first frame.
 

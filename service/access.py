@@ -1,21 +1,21 @@
-"""Around every request: its id, its headers, its error answer, one log line, its metrics."""
+"""Around every request: its id, its headers, its error, its log line, its metrics, its span."""
 
 import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.config import TaskName
 from service.errors import (
     BodyTooLargeError,
     ClientGoneError,
+    ClientLimitError,
     DeadlineUnreachableError,
     ImageOverLimitError,
     QueueFullError,
@@ -27,19 +27,23 @@ from service.errors import (
     service_error,
 )
 from service.lifecycle import Lifecycle
-from service.logs import request_id
+from service.logs import request_id, trace_id
 from service.telemetry import UNKNOWN_MODEL, Metrics
+from service.trace_context import TraceParent, trace_parent
+from service.tracing import RequestSpan, Tracing
 
 log = logging.getLogger(__name__)
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _RECORD: Final = "smserve.record"
+_NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 TASK_PATHS: Final[Mapping[str, TaskName]] = MappingProxyType(
     {f"/{task}": task for task in TaskName} | {f"/hf/{task}": task for task in TaskName}
 )
 _REJECTIONS: Final[Mapping[type[ServiceError], str]] = MappingProxyType(
     {
         QueueFullError: "queue_full",
+        ClientLimitError: "client_limit",
         DeadlineUnreachableError: "deadline",
         ShuttingDownError: "draining",
         BodyTooLargeError: "too_large",
@@ -50,12 +54,17 @@ _REJECTIONS: Final[Mapping[type[ServiceError], str]] = MappingProxyType(
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RequestRecord:
     """What is known about a request; filled in while it is served.
 
     Attributes:
         started: `time.monotonic()` seconds.
+        client: address of the other end of the connection, which may be a proxy.
+        trace_id: of the client's trace or, when this service makes spans, of its own.
+        bytes_in: of the body, as far as it was read.
+        bytes_out: of the answer's body.
+        batch_size: images that shared a run of the device, of several pictures the most.
         status: of the answer; 499 when the client left before.
         stage_seconds: read, decode, queue, infer, postprocess, encode, as far as they came.
     """
@@ -65,16 +74,24 @@ class RequestRecord:
     path: str
     started: float
     task: TaskName | None
+    scheme: str = "http"
+    client: str | None = None
+    trace_id: str | None = None
     model: str | None = None
     num_images: int = 0
+    batch_size: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
     status: int = 0
     error: str | None = None
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    span: RequestSpan | None = None
 
     def server_timing(self) -> str:
         """Value of the `Server-Timing` header, milliseconds."""
-        stages = {**self.stage_seconds, "total": time.monotonic() - self.started}
-        return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in stages.items())
+        stages = [f"{name};dur={s * 1000:.2f}" for name, s in self.stage_seconds.items()]
+        total = time.monotonic() - self.started
+        return ", ".join([*stages, f"total;dur={total * 1000:.2f}"])
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -84,32 +101,45 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 class AccessMiddleware:
-    """Outermost layer of the service; turns every exception into a problem object."""
+    """Outermost layer of the service; turns every exception into a problem object.
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, lifecycle: Lifecycle) -> None:
+    Args:
+        tracing: makes a span of each request for work; None: no spans.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._lifecycle = lifecycle
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = _new_record(scope)
+        record, parent = _new_record(scope)
         scope[_RECORD] = record
-        token = request_id.set(record.request_id)
+        if self._tracing is not None and record.task is not None:
+            record.span = self._tracing.begin(record, parent)
+            record.trace_id = record.span.trace_id
+        tokens = request_id.set(record.request_id), trace_id.set(record.trace_id)
         try:
             if record.task is None:
                 await self._serve(record, scope, receive, send)
             else:
-                with (
-                    self._lifecycle.accepted(),
-                    self._metrics.inflight.labels(record.task).track_inprogress(),
-                ):
+                with self._lifecycle.accepted(), self._metrics.in_flight(record.task):
                     await self._serve(record, scope, receive, send)
         finally:
             self._account(record, scope)
-            request_id.reset(token)
+            request_id.reset(tokens[0])
+            trace_id.reset(tokens[1])
 
     async def _serve(
         self, record: RequestRecord, scope: Scope, receive: Receive, send: Send
@@ -117,10 +147,9 @@ class AccessMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = record.request_id
-                headers["Server-Timing"] = record.server_timing()
-                headers["X-Content-Type-Options"] = "nosniff"
+                message["headers"] = [*message.get("headers", ()), *_headers(record)]
+            else:
+                record.bytes_out += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -128,12 +157,12 @@ class AccessMiddleware:
         except Exception as exc:
             error = service_error(exc)
             self._note_error(record, error, exc)
-            if record.status:
-                # half an answer is out: only cutting the connection tells the client
-                raise
             if isinstance(error, ClientGoneError):
                 record.status = error.status
                 return
+            if record.status:
+                # half an answer is out: only cutting the connection tells the client
+                raise
             response = problem_response(exc, instance=record.path, request_id=record.request_id)
             await response(scope, receive, send_with_headers)
 
@@ -152,33 +181,64 @@ class AccessMiddleware:
         status = record.status or ClientGoneError.status
         if record.task is not None:
             model = record.model or UNKNOWN_MODEL
-            self._metrics.requests.labels(record.task, model, str(status)).inc()
-            self._metrics.request_duration.labels(record.task, model).observe(seconds)
-        route = getattr(scope.get("route"), "path", "unmatched")
+            self._metrics.request_done(record.task, model, status, seconds)
+        if self._tracing is not None and record.span is not None:
+            self._tracing.end(record.span, record, status)
         level = logging.INFO if record.task is not None or status >= 400 else logging.DEBUG
-        log.log(
-            level,
-            "request",
-            extra={
-                "method": record.method,
-                "route": route,
-                "status": status,
-                "duration_ms": round(seconds * 1000, 2),
-                "model": record.model,
-                "images": record.num_images,
-                "error": record.error,
-                "stages_ms": {k: round(s * 1000, 2) for k, s in record.stage_seconds.items()},
-            },
-        )
+        if log.isEnabledFor(level):
+            fields = _log_fields(record, scope, status, seconds)
+            # `log.log` would look for the line of code that calls it, which is always this one
+            log.handle(
+                log.makeRecord(log.name, level, __file__, 0, "request", (), None, extra=fields)
+            )
 
 
-def _new_record(scope: Scope) -> RequestRecord:
-    given = Headers(scope=scope).get("x-request-id", "")
-    path = str(scope["path"])
-    return RequestRecord(
-        request_id=given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+def _headers(record: RequestRecord) -> Iterator[tuple[bytes, bytes]]:
+    """What every answer carries."""
+    yield b"x-request-id", record.request_id.encode()
+    yield b"server-timing", record.server_timing().encode()
+    yield _NO_SNIFFING
+    if record.span is not None:
+        yield b"traceresponse", record.span.traceresponse()
+
+
+def _log_fields(record: RequestRecord, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
+    return {
+        "method": record.method,
+        "route": getattr(scope.get("route"), "path", "unmatched"),
+        "status": status,
+        "duration_ms": round(seconds * 1000, 2),
+        "client": record.client,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "model": record.model,
+        "images": record.num_images,
+        "batch_size": record.batch_size,
+        "error": record.error,
+        "stages_ms": {k: round(s * 1000, 2) for k, s in record.stage_seconds.items()},
+    }
+
+
+def _new_record(scope: Scope) -> tuple[RequestRecord, TraceParent | None]:
+    given = b""
+    parents, states = [], []
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value
+        elif name == b"traceparent":
+            parents.append(value)
+        elif name == b"tracestate":
+            states.append(value)
+    parent = trace_parent(parents, states) if parents else None
+    path, client = str(scope["path"]), scope.get("client")
+    record = RequestRecord(
+        request_id=given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
         method=scope["method"],
         path=path,
         started=time.monotonic(),
         task=TASK_PATHS.get(path) if scope["method"] == "POST" else None,
+        scheme=scope.get("scheme", "http"),
+        client=None if client is None else client[0],
+        trace_id=None if parent is None else parent.trace_id,
     )
+    return record, parent

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from service.access import AccessMiddleware, record_of
-from service.context import ServiceContext
+from service.context import Scrape, ServiceContext
 from service.documentation import install_openapi
 from service.engine.base import Engine
 from service.engine.budget import Allowance
@@ -25,7 +25,9 @@ from service.pool import CpuPool
 from service.prediction import PredictionService
 from service.routes import pages, status, tasks
 from service.settings import Settings
+from service.slow_readers import WholeAnswerMiddleware
 from service.telemetry import Metrics, service_version
+from service.tracing import Tracing, open_tracing
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +41,26 @@ def local_engine(
     return LocalEngine(settings, pool, metrics, on_failure=lifecycle.fail)
 
 
-def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    open_engine: EngineFactory = local_engine,
+    metrics: Metrics | None = None,
+    scrape: Scrape | None = None,
+) -> FastAPI:
     """Build the service; models are loaded by its lifespan, in the background.
 
     `app.state.context` is the `ServiceContext`.
+
+    Args:
+        metrics: where this process counts; None: new ones.
+        scrape: what `/metrics` shows; None: what this process has counted.
+
+    Raises:
+        SettingsError: spans are wanted and the extra `tracing` is not installed.
     """
-    metrics = Metrics()
+    tracing = open_tracing(settings.tracing)
+    metrics = metrics or Metrics()
     lifecycle = Lifecycle(metrics)
     pool = CpuPool(settings.pool_size)
     engine = open_engine(settings, pool, metrics, lifecycle)
@@ -55,7 +71,7 @@ def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine)
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=_middleware(settings, metrics, lifecycle),
+        middleware=_middleware(settings, metrics, lifecycle, tracing),
     )
     app.state.context = ServiceContext(
         settings=settings,
@@ -64,6 +80,8 @@ def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine)
         pool=pool,
         engine=engine,
         prediction=PredictionService(engine, pool, metrics, settings),
+        scrape=scrape or _own_metrics(metrics),
+        tracing=tracing,
     )
     app.add_exception_handler(HTTPException, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_problem)
@@ -74,10 +92,20 @@ def create_app(settings: Settings, *, open_engine: EngineFactory = local_engine)
     return app
 
 
-def _middleware(settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> list[Middleware]:
+def _own_metrics(metrics: Metrics) -> Scrape:
+    async def scrape() -> tuple[bytes, str]:
+        return metrics.exposition()
+
+    return scrape
+
+
+def _middleware(
+    settings: Settings, metrics: Metrics, lifecycle: Lifecycle, tracing: Tracing | None
+) -> list[Middleware]:
     """From the outside in."""
     layers = [
-        Middleware(AccessMiddleware, metrics=metrics, lifecycle=lifecycle),
+        Middleware(AccessMiddleware, metrics=metrics, lifecycle=lifecycle, tracing=tracing),
+        Middleware(WholeAnswerMiddleware),
         Middleware(AuthMiddleware, api_keys=settings.api_keys),
         Middleware(DrainMiddleware, lifecycle=lifecycle),
         Middleware(
@@ -112,6 +140,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await starting
         await context.engine.stop(timeout_s=context.settings.shutdown.drain_timeout_s)
         context.pool.close()
+        if context.tracing is not None:
+            await asyncio.to_thread(context.tracing.close)
 
 
 async def _start(engine: Engine) -> None:

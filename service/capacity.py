@@ -1,5 +1,6 @@
 """How much fits onto the device and before it, where the operator has not said so."""
 
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +36,15 @@ _GPU: Final = Capacity(
     queue_images=1024,
     queue_pixels=256_000_000,
 )
+
+
+_MOST_FRONTENDS: Final = 32
+
+
+def default_frontends() -> int:
+    """Processes that speak HTTP beside a GPU: most of the cores, since they decode."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(_MOST_FRONTENDS, cores * 3 // 4))
 
 
 def capacity_for(settings: Settings, device: str) -> Capacity:

@@ -1,21 +1,26 @@
 """Which models are served: those of the operator's folder, then those that ship."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from model.config import TaskName
 from service.backends.base import Backend
 from service.backends.selection import open_backend, select_backend
 from service.backends.stub import StubBackend
-from service.backends.torch_backend import limit_threads
+from service.backends.torch_backend import file_sha256, limit_threads
 from service.capacity import capacity_for
 from service.engine.base import ServedModel
+from service.errors import ModelNotFoundError
+from service.model_hashes import ModelHashError, verify_model_hash
 from service.settings import Settings, SettingsError
 from service.shipped import shipped_models
 
 log = logging.getLogger(__name__)
+
+ThingT = TypeVar("ThingT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +57,117 @@ def open_catalog(settings: Settings) -> tuple[CatalogEntry, ...]:
 
     Raises:
         SettingsError: nothing to serve, two models of one name, or `triton` without a GPU.
+        ModelHashError: a model file is not the one it should be; nothing has been loaded then.
         CheckpointError: an unusable model file.
         ValueError: a device that is not there.
         UnsupportedGPUError: a GPU that `triton` cannot use.
     """
     if settings.backend == "stub":
-        backends: Sequence[Backend] = [StubBackend(task, settings.stub) for task in TaskName]
+        return _describe(_open_stubs(settings))
+    files = model_files(settings)
+    limit_threads(settings.torch_threads)
+    return _describe(_open_files(files, settings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogChanges:
+    """What looking at the model files again has found.
+
+    Attributes:
+        entries: all models as they should be served now, by priority.
+        loaded: those of them that are new or have changed, not warmed up yet.
+        gone: names of models whose files are there no longer.
+    """
+
+    entries: tuple[CatalogEntry, ...]
+    loaded: tuple[CatalogEntry, ...]
+    gone: tuple[str, ...]
+
+
+def reload_catalog(
+    settings: Settings, current: Mapping[str, CatalogEntry], name: str | None = None
+) -> CatalogChanges:
+    """Load the models that are new or whose files have changed. Slow; call it off the event loop.
+
+    The current entries are left alone, so whatever goes wrong, they can go on serving. Models of
+    the stub have no files: they are always made anew.
+
+    Args:
+        current: what is served, by name of the model.
+        name: look at this model only; None: at all of them.
+
+    Raises:
+        ModelNotFoundError: no model of this name is there, nor was there one.
+        Exception: as `open_catalog`.
+    """
+    if settings.backend == "stub":
+        found = {backend.spec.name: backend for backend in _open_stubs(settings)}
+        names, loaded = list(found), _only(found, name)
     else:
-        files = model_files(settings)
-        limit_threads(settings.torch_threads)
-        selection = select_backend(settings.backend, settings.device)
-        batch_images = capacity_for(settings, selection.device).batch_images
-        backends = []
-        for path in files:
-            extra = {"path": str(path), "backend": selection.kind, "device": selection.device}
-            log.info("loading model", extra=extra)
-            backends.append(
-                open_backend(path, selection, gpu=settings.gpu, batch_images=batch_images)
+        files = _files_by_name(model_files(settings))
+        names = list(files)
+        changed = {
+            model: path
+            for model, path in _only(files, name).items()
+            if model not in current or file_sha256(path) != current[model].backend.sha256
+        }
+        backends = _open_files(list(changed.values()), settings)
+        loaded = {backend.spec.name: backend for backend in backends}
+    if name is not None and name not in names and name not in current:
+        raise ModelNotFoundError(f"there is no model {name[:60]!r}")
+    gone = [model for model in current if model not in names and name in (None, model)]
+    kept = {model: entry.backend for model, entry in current.items() if model not in gone}
+    # what was not looked at stays, also where its file is gone
+    order = [*names, *(model for model in kept if model not in names)]
+    after = kept | loaded
+    entries = _describe([after[model] for model in order if model in after])
+    return CatalogChanges(
+        entries=entries,
+        loaded=tuple(entry for entry in entries if entry.model.spec.name in loaded),
+        gone=tuple(gone),
+    )
+
+
+def _only(things: Mapping[str, ThingT], name: str | None) -> dict[str, ThingT]:
+    return {key: thing for key, thing in things.items() if name in (None, key)}
+
+
+def _files_by_name(files: Sequence[Path]) -> dict[str, Path]:
+    from model.checkpoint import read_spec
+
+    found: dict[str, Path] = {}
+    for path in files:
+        name = read_spec(path).name
+        if name in found:
+            raise _two_of_one_name(name)
+        found[name] = path
+    return found
+
+
+def _open_stubs(settings: Settings) -> list[Backend]:
+    return [StubBackend(task, settings.stub) for task in TaskName]
+
+
+def _open_files(files: Sequence[Path], settings: Settings) -> list[Backend]:
+    # all of them before the first one is loaded
+    expected = [verify_model_hash(path, settings.model_hashes) for path in files]
+    selection = select_backend(settings.backend, settings.device)  # type: ignore[arg-type]  # never `stub`
+    batch_images = capacity_for(settings, selection.device).batch_images
+    backends = []
+    for path, sha256 in zip(files, expected, strict=True):
+        extra = {"path": str(path), "backend": selection.kind, "device": selection.device}
+        log.info("loading model", extra=extra)
+        backend = open_backend(path, selection, gpu=settings.gpu, batch_images=batch_images)
+        if sha256 not in (None, backend.sha256):
+            raise ModelHashError(
+                f"{path} changed while it was loaded: SHA-256 {backend.sha256}, before {sha256}"
             )
-    return _describe(backends)
+        backends.append(backend)
+    return backends
+
+
+def _two_of_one_name(name: str) -> SettingsError:
+    return SettingsError(f"two model files are both named {name!r}")
 
 
 def _describe(backends: Sequence[Backend]) -> tuple[CatalogEntry, ...]:
@@ -80,7 +177,7 @@ def _describe(backends: Sequence[Backend]) -> tuple[CatalogEntry, ...]:
     for backend in backends:
         spec = backend.spec
         if spec.name in names:
-            raise SettingsError(f"two model files are both named {spec.name!r}")
+            raise _two_of_one_name(spec.name)
         names.add(spec.name)
         model = ServedModel(
             spec=spec,

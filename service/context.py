@@ -1,5 +1,6 @@
 """The parts of one running service, as routes find them."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,11 +12,18 @@ from service.pool import CpuPool
 from service.prediction import PredictionService
 from service.settings import Settings
 from service.telemetry import Metrics
+from service.tracing import Tracing
+
+Scrape = Callable[[], Awaitable[tuple[bytes, str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceContext:
-    """Built once per application, shared by all requests."""
+    """Built once per application, shared by all requests.
+
+    Attributes:
+        scrape: the text of all metrics of the service, and its media type.
+    """
 
     settings: Settings
     metrics: Metrics
@@ -23,6 +31,8 @@ class ServiceContext:
     pool: CpuPool
     engine: Engine
     prediction: PredictionService
+    scrape: Scrape
+    tracing: Tracing | None = None
 
 
 def context_of(request: Request) -> ServiceContext:

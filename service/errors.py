@@ -143,6 +143,14 @@ class QueueFullError(ServiceError):
     title = "Queue full"
 
 
+class ClientLimitError(ServiceError):
+    """One client holds as much work as it may."""
+
+    status = 429
+    code = "client_limit"
+    title = "Too much work of one client"
+
+
 class DeadlineUnreachableError(ServiceError):
     """The work ahead takes longer than the client is willing to wait."""
 

@@ -26,6 +26,7 @@ class GpuCollector(Collector):
             self._name, self._uuid = _name_and_uuid(device)
             pynvml.nvmlInit()
             self._handle = _find_handle(self._uuid)
+            self._gpu = _index(self._handle) or self._gpu
         except Exception as exc:  # noqa: BLE001 - metrics of the GPU are no reason not to serve
             log.warning("no GPU metrics", extra={"device": device, "reason": str(exc)})
 
@@ -76,3 +77,12 @@ def _find_handle(uuid: str) -> Any:
     except pynvml.NVMLError:
         # a part of a GPU (MIG)
         return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+
+
+def _index(handle: Any) -> str | None:
+    """The GPU's number on this machine: processes that see one GPU each all call theirs 0."""
+    try:
+        return str(pynvml.nvmlDeviceGetIndex(handle))
+    except pynvml.NVMLError:
+        # a part of a GPU has none
+        return None

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import TASK_PATHS
+from service.access import TASK_PATHS, record_of
 from service.engine.budget import Allowance
 from service.errors import (
     BodyTimeoutError,
@@ -84,6 +84,7 @@ class BodyLimitMiddleware:
         try:
             await self._app(scope, meter.receive, send)
         finally:
+            record_of(scope).bytes_in = meter.num_bytes
             self._held.give_back(meter.num_bytes)
 
     def _check_announced(self, content_length: str | None) -> None:

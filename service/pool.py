@@ -25,6 +25,26 @@ class CpuPool:
         """Call `function` on a thread; cancelling withdraws a call that has not begun."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
+    async def run_with(
+        self, release: Callable[[], None], function: Callable[[*ArgsT], ResultT], *args: *ArgsT
+    ) -> ResultT:
+        """`run` for a function that uses something which somebody else gets afterwards.
+
+        Args:
+            release: called on the event loop when the call has failed or was cancelled, but not
+                before the thread has let go.
+        """
+        call = self._executor.submit(function, *args)
+        try:
+            return await asyncio.wrap_future(call)
+        except BaseException:
+            if call.done():
+                release()
+            else:
+                loop = asyncio.get_running_loop()
+                call.add_done_callback(lambda _: loop.call_soon_threadsafe(release))
+            raise
+
     def close(self) -> None:
         """Withdraw what has not begun; does not wait for what has."""
         self._executor.shutdown(wait=False, cancel_futures=True)

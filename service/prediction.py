@@ -174,6 +174,7 @@ class PredictionService:
                     log.error("unexpected error", exc_info=outcome)
                 continue
             self._metrics.observe_stages(call.model.spec.task, outcome.stage_seconds)
+            call.record.batch_size = max(outcome.batch_size, call.record.batch_size or 0)
             for stage, seconds in outcome.stage_seconds.items():
                 stages[stage] = max(seconds, stages.get(stage, 0.0))
 

@@ -108,7 +108,7 @@ class TimeoutSettings(Section):
     body_ms: PositiveInt = 60_000
     keep_alive_s: PositiveInt = 75
     send_ms: PositiveInt = 60_000
-    heartbeat_s: PositiveFloat = 300.0
+    heartbeat_s: PositiveFloat = 60.0
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:

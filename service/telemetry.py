@@ -1,12 +1,15 @@
-"""Prometheus metrics: one registry per process, every label set present from the start."""
+"""Prometheus metrics: one registry per process, every label set present from the start.
 
-from collections.abc import Callable, Mapping, Sequence
+What the values of several processes come to is declared here, beside each metric.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
@@ -18,12 +21,17 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 
 from model.config import TaskName
 from service.gpu_metrics import GpuCollector
+from service.metrics_snapshot import Merge, MergingRegistry
 
 STAGES: Final = ("read", "decode", "queue", "infer", "postprocess", "encode")
 OUTCOMES: Final = ("ok", "invalid", "rejected", "dropped", "failed")
-REJECTION_REASONS: Final = ("queue_full", "deadline", "draining", "too_large", "unauthorized")
+REJECTION_REASONS: Final = (
+    "queue_full", "client_limit", "deadline", "draining", "too_large", "unauthorized",
+)  # fmt: skip
 DROP_REASONS: Final = ("client_gone", "deadline")
 DECODE_ERRORS: Final = ("damaged", "unsupported", "too_large")
+PROCESS_KINDS: Final = ("engine", "front")
+RESTART_REASONS: Final = ("exited", "killed", "silent")
 _CODES: Final = (200, 400, 401, 404, 405, 406, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 _REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STAGE_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -41,17 +49,21 @@ def service_version() -> str:
 
 
 class Metrics:
-    """All metrics of one service; pass it down, there is no global one.
+    """All metrics of one process; pass it down, there is no global one.
+
+    Each metric that several processes have is declared with what their values come to (`Merge`);
+    those without a declaration are added up.
 
     The gauges of the queue are read when scraped, so scrape on the event loop.
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        self.registry = MergingRegistry()
+        self.registry.declare(ProcessCollector(registry=self.registry), Merge.EACH)
+        self.registry.declare(PlatformCollector(registry=self.registry), Merge.SAME)
         self._create_request_metrics()
         self._create_engine_metrics()
+        self._create_process_metrics()
         self._initialise_tasks()
 
     def _create_request_metrics(self) -> None:
@@ -79,8 +91,12 @@ class Metrics:
         self.rejected = Counter(
             "smserve_rejected", "Requests refused at once", ["reason"], registry=registry
         )
-        self.draining = Gauge("smserve_draining", "1 after SIGTERM", registry=registry)
-        build = Gauge("smserve_build_info", "Always 1", ["version"], registry=registry)
+        self.draining = registry.declare(
+            Gauge("smserve_draining", "1 after SIGTERM", registry=registry), Merge.MAX
+        )
+        build = registry.declare(
+            Gauge("smserve_build_info", "Always 1", ["version"], registry=registry), Merge.SAME
+        )
         build.labels(service_version()).set(1)
 
     def _create_engine_metrics(self) -> None:
@@ -113,8 +129,9 @@ class Metrics:
         self.queue_pixels = Gauge(
             "smserve_queue_pixels", "Pixels waiting for the device", ["task"], registry=registry
         )
-        self.queue_age = Gauge(
-            "smserve_queue_oldest_age_seconds", "Longest wait so far", ["task"], registry=registry
+        age = "smserve_queue_oldest_age_seconds"
+        self.queue_age = registry.declare(
+            Gauge(age, "Longest wait so far", ["task"], registry=registry), Merge.MAX
         )
         self.out_of_memory = Counter(
             "smserve_device_out_of_memory",
@@ -144,6 +161,29 @@ class Metrics:
             ["task", "model", "backend", "device", "dtype", "sha256"],
             registry=registry,
         )
+        registry.declare(self.warm_up_seconds, Merge.MAX)
+        # ready is what every engine can answer
+        registry.declare(self.model_ready, Merge.MIN)
+        registry.declare(self.model_info, Merge.SAME)
+
+    def _create_process_metrics(self) -> None:
+        registry = self.registry
+        self.processes = Gauge(
+            "smserve_processes",
+            "Child processes alive; none where one process does everything",
+            ["process"],
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "smserve_process_restarts",
+            "Child processes that ended, or were ended, and were started again",
+            ["process", "reason"],
+            registry=registry,
+        )
+        for kind in PROCESS_KINDS:
+            self.processes.labels(kind)
+            for reason in RESTART_REASONS:
+                self.restarts.labels(kind, reason)
 
     def _initialise_tasks(self) -> None:
         for reason in REJECTION_REASONS:
@@ -152,13 +192,19 @@ class Metrics:
             self.dropped.labels(reason)
         for reason in DECODE_ERRORS:
             self.decode_errors.labels(reason)
+        # found once: looking up labels costs more than counting
+        self._inflight = {task: self.inflight.labels(task) for task in TaskName}
+        self._stages = {
+            (stage, task): self.stage_duration.labels(stage, task)
+            for stage in STAGES
+            for task in TaskName
+        }
+        self._answered: dict[tuple[TaskName, str, int], tuple[Counter, Histogram]] = {}
         for task in TaskName:
-            self.inflight.labels(task)
-            for stage in STAGES:
-                self.stage_duration.labels(stage, task)
-            self._initialise_requests(task, UNKNOWN_MODEL)
+            self.expect_requests(task, UNKNOWN_MODEL)
 
-    def _initialise_requests(self, task: TaskName, model: str) -> None:
+    def expect_requests(self, task: TaskName, model: str) -> None:
+        """Create the label sets of requests for a model, wherever it is served."""
         self.request_duration.labels(task, model)
         for code in _CODES:
             self.requests.labels(task, model, str(code))
@@ -167,7 +213,7 @@ class Metrics:
         self, task: TaskName, model: str, *, backend: str, device: str, dtype: str, sha256: str
     ) -> None:
         """Create the label sets of a model that is about to be served."""
-        self._initialise_requests(task, model)
+        self.expect_requests(task, model)
         for outcome in OUTCOMES:
             self.images.labels(task, model, outcome)
         for per_model in (
@@ -205,13 +251,42 @@ class Metrics:
 
     def watch_gpu(self, device: str) -> None:
         """Show the figures of a GPU (`cuda:0`) from now on; at most once for each."""
-        self.registry.register(GpuCollector(device))
+        gpu = GpuCollector(device)
+        self.registry.register(gpu)
+        # engines that share a GPU read the same figures
+        self.registry.declare(gpu, Merge.MAX)
 
     def observe_stages(self, task: TaskName, seconds: Mapping[str, float]) -> None:
         """One image went through these stages."""
         for stage, duration in seconds.items():
-            self.stage_duration.labels(stage, task).observe(duration)
+            self._stages[stage, task].observe(duration)
+
+    @contextmanager
+    def in_flight(self, task: TaskName) -> Iterator[None]:
+        """Count a request as accepted and not answered, inside the `with`."""
+        gauge = self._inflight[task]
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def request_done(self, task: TaskName, model: str, status: int, seconds: float) -> None:
+        """A request was answered with this HTTP status."""
+        key = (task, model, status)
+        children = self._answered.get(key)
+        if children is None:
+            children = self._answered[key] = (
+                self.requests.labels(task, model, str(status)),
+                self.request_duration.labels(task, model),
+            )
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def snapshot(self) -> bytes:
+        """All metrics of this process, for a `MetricsHub`."""
+        return self.registry.snapshot()
 
     def exposition(self) -> tuple[bytes, str]:
-        """The text of all metrics, and its media type."""
+        """The text of the metrics of this process, and its media type."""
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_1_0_0

@@ -72,20 +72,21 @@ def _convolve_strips(
 
 
 @triton.jit
-def _store_statistics(statistics_ptr, kept, inside, token, exists, T, eps, C: tl.constexpr):
-    """LayerNorm statistics of the rounded values, which is what the next layer reads.
+def _store_statistics(statistics_ptr, kept, offset, inside, token, exists, T, eps, C: tl.constexpr):
+    """LayerNorm statistics of the rounded values, which the next layer reads, less an offset.
 
     Args:
         kept: the values of one token of each strip, (strips, channels) per chunk, zero outside.
+        offset: likewise, or 0.0 per chunk.
         inside: (1, channels) of the last chunk; the others are whole.
     """
-    total = kept[0].to(tl.float32)
+    total = kept[0].to(tl.float32) - offset[0]
     for n in tl.static_range(1, len(kept)):
-        total += kept[n].to(tl.float32)
+        total += kept[n].to(tl.float32) - offset[n]
     mean = tl.sum(total, axis=1) * (1.0 / C)
     squares = tl.zeros(kept[0].shape, tl.float32)
     for n in tl.static_range(len(kept)):
-        centred = kept[n].to(tl.float32) - mean[:, None]
+        centred = kept[n].to(tl.float32) - offset[n] - mean[:, None]
         squares += tl.where(inside | (n < len(kept) - 1), centred * centred, 0.0)
     scale = tl.rsqrt(tl.sum(squares, axis=1) * (1.0 / C) + eps)
     tl.store(statistics_ptr + token, mean, mask=exists)
@@ -97,6 +98,7 @@ def _depthwise_kernel(
     x_ptr,  # (T, C), tokens STRIDE apart
     weight_ptr,  # (9, C) float32
     bias_ptr,  # (C,) float32
+    offset_ptr,  # (C,) float32, part of the bias, not of the statistics; read with OFFSET
     out_ptr,  # (T, C)
     statistics_ptr,  # (2, T) float32; written with STATISTICS
     B,
@@ -107,6 +109,7 @@ def _depthwise_kernel(
     STRIDE: tl.constexpr,
     SILU: tl.constexpr,
     STATISTICS: tl.constexpr,
+    OFFSET: tl.constexpr,
     PRECISE: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -141,15 +144,26 @@ def _depthwise_kernel(
             tl.store(there_ptr + j * C, y, mask=exists[:, None] & inside)
             kept = kept + (y,)
     if STATISTICS:
+        # read only now: during the sums there are no registers to spare
+        offset = ()
+        for n in tl.static_range(CHUNKS):
+            channel = n * BLOCK_C + tl.arange(0, BLOCK_C)
+            inside = (channel < C)[None, :] | (C % BLOCK_C == 0)
+            own = _load_taps(offset_ptr + channel, inside, BLOCK_S) if OFFSET else 0.0
+            offset = offset + (own,)
         for j in tl.static_range(WIDTH):
             exists = (col + j < W) | WIDE
             _store_statistics(
-                statistics_ptr, kept[j::WIDTH], inside, token + j, exists, B * H * W, eps, C
+                statistics_ptr, kept[j::WIDTH], offset, inside, token + j, exists, B * H * W, eps, C
             )
 
 
 def position_encoding_triton(
-    x: Tensor, weight: Tensor, bias: Tensor, norm_eps: float | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm_eps: float | None = None,
+    offset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Contract of `position_encoding_ref`.
 
@@ -157,6 +171,8 @@ def position_encoding_triton(
         weight: (9, C) float32, row-major taps.
         bias: (C,) float32.
         norm_eps: of the LayerNorm that follows, whose statistics are then computed as well.
+        offset: (C,) float32, the part of the bias which that norm must not see: the statistics are
+            those of the map less the offset.
 
     Returns:
         the map, and (2, B, H, W) float32 mean and 1 / sqrt(variance + eps) of its tokens, or None.
@@ -164,7 +180,8 @@ def position_encoding_triton(
     statistics = None
     if norm_eps is not None:
         statistics = torch.empty((2, *x.shape[:3]), dtype=torch.float32, device=x.device)
-    return _launch(x, weight, bias, statistics, norm_eps or 0.0, with_silu=False), statistics
+    out = _launch(x, weight, bias, statistics, norm_eps or 0.0, offset, with_silu=False)
+    return out, statistics
 
 
 def conv_silu_triton(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -174,7 +191,7 @@ def conv_silu_triton(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: (9, C) float32, row-major taps.
         bias: (C,) float32.
     """
-    return _launch(x, weight, bias, None, 0.0, with_silu=True)
+    return _launch(x, weight, bias, None, 0.0, None, with_silu=True)
 
 
 def _launch(
@@ -183,6 +200,7 @@ def _launch(
     bias: Tensor,
     statistics: Tensor | None,
     eps: float,
+    offset: Tensor | None,
     *,
     with_silu: bool,
 ) -> Tensor:
@@ -197,6 +215,7 @@ def _launch(
         x,
         weight,
         bias,
+        bias if offset is None else offset,
         out,
         out if statistics is None else statistics,
         B,
@@ -207,6 +226,7 @@ def _launch(
         STRIDE=stride,
         SILU=with_silu,
         STATISTICS=statistics is not None,
+        OFFSET=offset is not None,
         PRECISE=is_precise(x.dtype),
         WIDE=is_wide(W),
         BLOCK_S=block_s,

@@ -21,8 +21,8 @@ DEPTH: Final = 64
 _BOX_BYTES: Final = TILE * DEPTH * 2
 _THREADS: Final = 384
 _STAGING_BYTES: Final = 4 * _BOX_BYTES
-# alignment, bias, column sums and barriers
-_REST_BYTES: Final = 1024 + 2 * TILE * 4 + 256
+# alignment, bias, column sums, shift and barriers
+_REST_BYTES: Final = 1024 + 3 * TILE * 4 + 256
 _MAX_STAGES: Final = 6
 _ACTIVATIONS: Final[dict[Activation, int]] = {
     "none": 0,
@@ -72,6 +72,7 @@ def wide_product_cuda(
     *,
     colsum: Tensor | None = None,
     statistics: Tensor | None = None,
+    shift: Tensor | None = None,
     activation: Activation = "none",
 ) -> None:
     """Write act(norm(rows) weight^T + bias) to `out`; `can_serve(rows, weight)` holds.
@@ -83,6 +84,8 @@ def wide_product_cuda(
         out: (M, N), dtype of rows, contiguous.
         colsum: (N,) float32, sums of the weight's rows; together with `statistics`.
         statistics: (2, M) float32, mean and 1 / std of the rows.
+        shift: (N,) float32, product of the weight and an offset of the rows that `statistics`,
+            which must be there, leave out.
 
     Raises:
         CudaError: the kernel cannot be compiled, loaded or launched.
@@ -95,6 +98,7 @@ def wide_product_cuda(
         "N": N,
         "STAGES": stages,
         "NORM": int(statistics is not None),
+        "SHIFT": int(shift is not None),
         "ACTIVATION": _ACTIVATIONS[activation],
         "BFLOAT": int(rows.dtype == torch.bfloat16),
     }
@@ -112,6 +116,7 @@ def wide_product_cuda(
             bias,
             bias if colsum is None else colsum,
             bias if statistics is None else statistics,
+            bias if shift is None else shift,
             M,
         ),
     )

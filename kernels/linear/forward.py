@@ -19,6 +19,7 @@ def linear(
     *,
     colsum: Tensor | None = None,
     statistics: Tensor | None = None,
+    shift: Tensor | None = None,
     activation: Activation = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
@@ -38,6 +39,7 @@ def linear(
             flat,
             colsum=colsum,
             statistics=statistics,
+            shift=shift,
             activation=activation,
         )
         return out
@@ -47,9 +49,19 @@ def linear(
         bias,
         colsum=colsum,
         statistics=statistics,
+        shift=shift,
         activation=activation,
         residual=residual,
     )
+
+
+def is_left_to_library(x: Tensor) -> bool:
+    """Whether `add_product_` gives the product of these rows to the library.
+
+    Args:
+        x: (..., K).
+    """
+    return x.dtype != torch.float32 and x[..., 0].numel() >= _MANY_ROWS
 
 
 def add_product_(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -63,7 +75,7 @@ def add_product_(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (..., N), perhaps `total` itself.
     """
-    if not total.is_cuda or total.dtype == torch.float32 or x[..., 0].numel() < _MANY_ROWS:
+    if not is_left_to_library(x):
         return linear_triton(x, weight, residual=total)
     total.view(-1, total.shape[-1]).addmm_(x.view(-1, x.shape[-1]), weight.t())
     return total

@@ -15,6 +15,7 @@ def linear_ref(
     bias: Tensor | None = None,
     *,
     norm_eps: float | None = None,
+    offset: Tensor | None = None,
     activation: Activation = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
@@ -26,6 +27,7 @@ def linear_ref(
         bias: (N,) or None.
         norm_eps: LayerNorm without gain and bias (they are folded into weight and bias) over K
             before the product; None: no norm.
+        offset: (K,) or None; taken away from x before the norm.
         activation: `gelu` is the exact one; `silu_second_half` applies SiLU to columns from N / 2,
             the gate's half of the input projection.
         residual: (..., N), added last.
@@ -35,6 +37,8 @@ def linear_ref(
     """
     compute = torch.promote_types(x.dtype, torch.float32)
     y = x.to(compute)
+    if offset is not None:
+        y = y - offset.to(compute)
     if norm_eps is not None:
         # the normalised values are rounded to the dtype, as separate layers would do it
         y = F.layer_norm(y, y.shape[-1:], eps=norm_eps).to(x.dtype).to(compute)

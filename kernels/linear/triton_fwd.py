@@ -2,7 +2,8 @@
 
 The LayerNorm before the product is applied after it:
 norm(x) W^T = (x W^T - mean(x) colsum(W)) / std(x), with the rows' statistics from whoever wrote x.
-x enters exact, so nothing is lost to a rounding of the normalised values.
+x enters exact, so nothing is lost to a rounding of the normalised values. Where x carries an offset
+that is not the norm's business, its product with W is taken away as well.
 """
 
 import torch
@@ -41,6 +42,7 @@ def _linear_kernel(
     bias_ptr,  # (N,) float32
     colsum_ptr,  # (N,) float32, sums of the weight's rows; read with NORM
     statistics_ptr,  # (2, M) float32, mean and 1 / std of the rows; read with NORM
+    shift_ptr,  # (N,) float32, product of the weight and the rows' offset; read with SHIFT
     residual_ptr,  # (M, N); read with RESIDUAL
     out_ptr,  # (M, N)
     M,
@@ -48,6 +50,7 @@ def _linear_kernel(
     K,
     stride,
     NORM: tl.constexpr,
+    SHIFT: tl.constexpr,
     BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     RESIDUAL: tl.constexpr,
@@ -84,6 +87,8 @@ def _linear_kernel(
         mean = tl.load(statistics_ptr + start_m + local, mask=valid, other=0.0)
         scale = tl.load(statistics_ptr + M + start_m + local, mask=valid, other=0.0)
         colsum = tl.load(colsum_ptr + column, mask=exists, other=0.0)
+        if SHIFT:
+            acc -= tl.load(shift_ptr + column, mask=exists, other=0.0)[None, :]
         acc = (acc - mean[:, None] * colsum[None, :]) * scale[:, None]
     if BIAS:
         acc += tl.load(bias_ptr + column, mask=exists, other=0.0)[None, :]
@@ -102,6 +107,7 @@ def linear_triton(
     *,
     colsum: Tensor | None = None,
     statistics: Tensor | None = None,
+    shift: Tensor | None = None,
     activation: Activation = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
@@ -114,9 +120,11 @@ def linear_triton(
         colsum: (N,) float32, `weight.float().sum(1)`; together with `statistics`.
         statistics: (2, ...) float32, mean and 1 / sqrt(variance + eps) of each row of x, as
             `position_encoding_triton` gives them; then the rows are normalised first.
+        shift: (N,) float32, product of the weight and an offset of x that the statistics leave out.
 
     Raises:
-        ValueError: shapes do not fit, or one of `colsum` and `statistics` is missing.
+        ValueError: shapes do not fit, one of `colsum` and `statistics` is missing, or both are and
+            there is a shift.
     """
     rows = x.reshape(-1, x.shape[-1])
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
@@ -125,6 +133,8 @@ def linear_triton(
         raise ValueError(f"weight must be (N, {K}), got {tuple(weight.shape)}")
     if (statistics is None) != (colsum is None):
         raise ValueError("statistics of the rows and sums of the weight's rows come together")
+    if shift is not None and statistics is None:
+        raise ValueError("only rows that are normalised have an offset")
     out = torch.empty((*x.shape[:-1], N), dtype=x.dtype, device=x.device)
     block_m, block_n, block_k, warps, stages = _tiles(M, N, K, x.dtype)
     _linear_kernel[(triton.cdiv(M, block_m) * triton.cdiv(N, block_n),)](
@@ -133,6 +143,7 @@ def linear_triton(
         weight if bias is None else bias,
         weight if colsum is None else colsum,
         weight if statistics is None else statistics,
+        weight if shift is None else shift,
         out if residual is None else residual.contiguous(),
         out,
         M,
@@ -140,6 +151,7 @@ def linear_triton(
         K,
         rows.stride(0),
         NORM=statistics is not None,
+        SHIFT=shift is not None,
         BIAS=bias is not None,
         ACTIVATION=_ACTIVATIONS[activation],
         RESIDUAL=residual is not None,

@@ -10,6 +10,7 @@
 //   K, N        of the product
 //   STAGES      of the ring
 //   NORM        1: rows are normalised; the LayerNorm is applied after the product
+//   SHIFT       1: with NORM, rows carry an offset that is not normalised
 //   ACTIVATION  0 none, 1 ReLU, 2 GELU, 3 SiLU of the second half of the columns
 //   BFLOAT      1: values are bfloat16, 0: float16
 
@@ -55,11 +56,15 @@ __device__ __forceinline__ Row statistics_of(const float* statistics, int row, i
     return {statistics[row], statistics[M + row]};
 }
 
+// What a block adds to its columns and takes away from them, two columns at a time.
+struct Columns {
+    float2 *bias, *colsum, *shift;  // in shared memory
+};
+
 // 64 x 128 sums -> values in shared memory, as two swizzled boxes of 64 columns each.
 __device__ __forceinline__ void finish(
     const float (&sums)[64],
-    const float2* bias,  // of the block's columns, in shared memory
-    const float2* colsum,
+    const Columns& own,
     const Row (&rows)[2],
     int column,  // first of the block
     u32 staging
@@ -74,10 +79,15 @@ __device__ __forceinline__ void finish(
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int at = (n + i / 2) * 4 + lane % 4;  // columns 8 (n + i / 2) + 2 (lane % 4)
-            const float2 b = bias[at];
+            const float2 b = own.bias[at];
             float low = sums[4 * n + 2 * i], high = sums[4 * n + 2 * i + 1];
             if (NORM) {
-                const float2 c = colsum[at];
+                const float2 c = own.colsum[at];
+                if (SHIFT) {
+                    const float2 s = own.shift[at];
+                    low -= s.x;
+                    high -= s.y;
+                }
                 low = (low - rows[i % 2].mean * c.x) * rows[i % 2].scale;
                 high = (high - rows[i % 2].mean * c.y) * rows[i % 2].scale;
             }
@@ -169,8 +179,7 @@ __device__ __forceinline__ void multiply_tile(
 __device__ __forceinline__ void send(
     const float (&sums)[64],
     const TensorMap& out_map,
-    const float2* bias,
-    const float2* colsum,
+    const Columns& own,
     const Row (&rows)[2],
     int column,
     int top,
@@ -181,7 +190,7 @@ __device__ __forceinline__ void send(
     // the last store of this half's staging has read it
     if (is_first_thread) wait_for_stores<1>();
     sync_group(group);
-    finish(sums, bias, colsum, rows, column, staging);
+    finish(sums, own, rows, column, staging);
     publish_values();
     sync_group(group);
     if (is_first_thread) {
@@ -198,6 +207,7 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
     const float* __restrict__ bias,  // (N,)
     const float* __restrict__ colsum,  // (N,), read with NORM
     const float* __restrict__ statistics,  // (2, M), read with NORM
+    const float* __restrict__ shift,  // (N,), read with SHIFT
     int M
 ) {
     extern __shared__ char memory[];
@@ -207,9 +217,11 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
     at.ring = at.weight + BLOCKS * BOX;
     at.staging = at.ring + STAGES * BOX;
     const u32 rest = at.staging + 2 * CONSUMERS * BOX - begin;
-    float2* own_bias = reinterpret_cast<float2*>(memory + rest);
-    float2* own_colsum = own_bias + TILE / 2;
-    at.full = shared_address(own_colsum + TILE / 2);
+    Columns own;
+    own.bias = reinterpret_cast<float2*>(memory + rest);
+    own.colsum = own.bias + TILE / 2;
+    own.shift = own.colsum + TILE / 2;
+    at.full = shared_address(own.shift + TILE / 2);
     at.empty = at.full + 8 * STAGES;
     at.weight_ready = at.full + 16 * STAGES;
     at.may_multiply = at.weight_ready + 8;
@@ -231,8 +243,9 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
     }
     if (threadIdx.x < TILE) {
         const int column = share.column + threadIdx.x;
-        reinterpret_cast<float*>(own_bias)[threadIdx.x] = bias[column];
-        if (NORM) reinterpret_cast<float*>(own_colsum)[threadIdx.x] = colsum[column];
+        reinterpret_cast<float*>(own.bias)[threadIdx.x] = bias[column];
+        if (NORM) reinterpret_cast<float*>(own.colsum)[threadIdx.x] = colsum[column];
+        if (SHIFT) reinterpret_cast<float*>(own.shift)[threadIdx.x] = shift[column];
     }
     __syncthreads();
 
@@ -259,8 +272,7 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
                     statistics_of(statistics, row, M), statistics_of(statistics, row + 8, M)
                 };
                 send(
-                    sums[half], out_map, own_bias, own_colsum, rows, share.column, top, group,
-                    staging + half * BOX
+                    sums[half], out_map, own, rows, share.column, top, group, staging + half * BOX
                 );
             }
         }

@@ -73,34 +73,37 @@ class PackedBatch:
     """
 
     def __init__(self, pictures: Sequence[Resampling], *, padded_width: int, bicubic: bool) -> None:
-        self._pictures = pictures
         self._tables: dict[AxisTaps, int] = {}
         self._tables_end = 0
-        self._starts: list[int] = []
+        self._windows = [item.window for item in pictures]
         self.max_lines = 0
         self.middle_pixels = 0
         self._padded_width = padded_width
-        pixels_end = 0
+        describe = self._bicubic_row if bicubic else self._bilinear_row
         rows = []
-        for item in pictures:
-            self._starts.append(pixels_end)
-            rows.append(self._bicubic_row(item) if bicubic else self._bilinear_row(item))
-            pixels_end += item.window.size
+        pixels_end = 0
+        for item, window in zip(pictures, self._windows, strict=True):
+            rows.append(describe(item, window, pixels_end))
+            pixels_end += window.size
         self._descriptors = np.array(rows, dtype=np.int64)
         self._tables_start = _align(self._descriptors.nbytes)
         self._pixels_start = _align(self._tables_start + 4 * self._tables_end)
         self.nbytes = self._pixels_start + pixels_end
 
     def write(self, buffer: NDArray[np.uint8]) -> None:
-        """Fill the first `nbytes` of `buffer`, which starts on 16 bytes."""
+        """Fill the first `nbytes` of `buffer`, which starts on 16 bytes.
+
+        Other threads run meanwhile: numpy copies without holding the interpreter.
+        """
         buffer[: self._descriptors.nbytes].view(np.int64)[:] = self._descriptors.ravel()
         tables = buffer[self._tables_start : self._tables_start + 4 * self._tables_end]
         for taps, offset in self._tables.items():
             tables.view(np.int32)[offset : offset + taps.table.size] = taps.table.ravel()
-        for start, item in zip(self._starts, self._pictures, strict=True):
-            window = item.window
-            start += self._pixels_start
-            buffer[start : start + window.size].reshape(window.shape)[...] = window
+        start = self._pixels_start
+        for window in self._windows:
+            stop = start + window.size
+            buffer[start:stop].reshape(window.shape)[...] = window
+            start = stop
 
     def view(self, data: Tensor) -> DeviceBatch:
         """The sections of `data`, (nbytes,) uint8, what `write` filled or a copy of it."""
@@ -114,23 +117,28 @@ class PackedBatch:
 
     def _table(self, taps: AxisTaps) -> int:
         """Offset of a table; pictures of one size share theirs."""
-        if taps not in self._tables:
-            self._tables[taps] = self._tables_end
+        offset = self._tables.get(taps)
+        if offset is None:
+            offset = self._tables[taps] = self._tables_end
             self._tables_end += taps.table.size
-        return self._tables[taps]
+        return offset
 
-    def _bilinear_row(self, item: Resampling) -> tuple[int, ...]:
+    def _bilinear_row(
+        self, item: Resampling, window: NDArray[np.uint8], pixels_start: int
+    ) -> tuple[int, ...]:
         return (
-            self._starts[-1],
-            item.window.shape[1] * 3,
+            pixels_start,
+            window.shape[1] * 3,
             self._table(item.rows),
             self._table(item.columns),
             item.rows.size,
             item.columns.size,
         )
 
-    def _bicubic_row(self, item: Resampling) -> tuple[int, ...]:
-        height, width = item.window.shape[:2]
+    def _bicubic_row(
+        self, item: Resampling, window: NDArray[np.uint8], pixels_start: int
+    ) -> tuple[int, ...]:
+        height, width = window.shape[:2]
         horizontal = (height, width * 3, 3, item.columns, item.rows, 1, self._padded_width)
         vertical = (width, 3, width * 3, item.rows, item.columns, self._padded_width, 1)
         lines, line_step, pixel_step, first, second, first_out, second_out = (
@@ -140,7 +148,7 @@ class PackedBatch:
         self.middle_pixels += lines * first.size
         self.max_lines = max(self.max_lines, lines)
         return (
-            self._starts[-1],
+            pixels_start,
             line_step,
             pixel_step,
             lines,

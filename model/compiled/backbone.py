@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
-from kernels.linear.forward import add_product_, linear
+from kernels.linear.forward import add_product_, is_left_to_library, linear
 from kernels.position_linear.triton_fwd import position_linear_triton
 from kernels.position_mlp.triton_fwd import position_mlp_triton
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
@@ -73,6 +73,21 @@ class _Position:
         self.weight, self.bias = cast.taps(layer.weight), cast.exact(layer.bias)
 
 
+def _early_bias(
+    position: _Position, fc1: _NormedLinear, fc2_bias: Tensor, cast: _Cast
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The MLP's last bias added before the MLP, to the map that its last product is added to.
+
+    The library adds a product to a bias or to a map, not to both.
+
+    Returns:
+        bias of the position encoding with the other one, that one alone, which the norm must not
+        see, and its product with the weight of fc1, which must not see it either; all float32.
+    """
+    shift = fc1.weight.double() @ fc2_bias.double()
+    return position.bias + fc2_bias, fc2_bias, cast.exact(shift)
+
+
 class CompiledBlock:
     """One block; see `model.backbone.Block`."""
 
@@ -86,6 +101,7 @@ class CompiledBlock:
         self._fc1 = _NormedLinear(block.norm2, block.mlp.fc1, cast)
         self._fc2_weight = cast.product(block.mlp.fc2.weight)
         self._fc2_bias = cast.exact(block.mlp.fc2.bias)
+        self._early_bias = _early_bias(self._position2, self._fc1, self._fc2_bias, cast)
         self._conv_weight = cast.taps(mixer.conv.weight)
         self._conv_bias = cast.exact(_bias(mixer.conv))
         self._x_proj = cast.product(mixer.x_proj.weight)
@@ -148,15 +164,20 @@ class CompiledBlock:
                 self._fc2_bias,
                 fc1.eps,
             )
-        x1, statistics = position_encoding_triton(x, position.weight, position.bias, fc1.eps)
+        by_library = is_left_to_library(x)
+        bias, offset, shift = self._early_bias if by_library else (position.bias, None, None)
+        x1, statistics = position_encoding_triton(x, position.weight, bias, fc1.eps, offset)
         hidden = linear(
             x1,
             fc1.weight,
             fc1.bias,
             colsum=fc1.colsum,
             statistics=statistics,
+            shift=shift,
             activation="gelu",
         )
+        if by_library:
+            return add_product_(x1, hidden, self._fc2_weight)
         return linear(hidden, self._fc2_weight, self._fc2_bias, residual=x1)
 
 

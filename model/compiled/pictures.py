@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.compiled.staging import PictureStager, network_hw
+from model.compiled.slots import Slot, Slots, make_lane
+from model.compiled.staging import PictureStager, StagedPictures, network_hw
 from model.config import ModelSpec
 from model.predictor import TASKS
 from model.resizing import normalise
@@ -34,7 +35,10 @@ class PreparedPicture:
     original_hw: tuple[int, int]
 
 
-class Pictures(Protocol):
+StagedT = TypeVar("StagedT")
+
+
+class Pictures(Protocol[StagedT]):
     """How pictures are prepared and how they reach a graph's input.
 
     Attributes:
@@ -47,8 +51,12 @@ class Pictures(Protocol):
         """(h, w, 3) uint8, upright; thread-safe."""
         ...
 
-    def load(self, batch: Sequence[PreparedPicture], out: Tensor) -> None:
-        """Into `out` (B, H, W, 4) of `dtype` on the device; returns before it is done."""
+    def stage(self, batch: Sequence[PreparedPicture]) -> StagedT:
+        """Begin to copy pictures of one shape; one thread only, not always that of `load`."""
+        ...
+
+    def load(self, staged: StagedT, out: Tensor) -> None:
+        """Into `out` (B, H, W, 4) of `dtype` on the device, once; returns before it is done."""
         ...
 
 
@@ -67,8 +75,11 @@ class FastPictures:
         )
         return PreparedPicture(rgb, padded_hw, resized_hw, (rgb.shape[0], rgb.shape[1]))
 
-    def load(self, batch: Sequence[PreparedPicture], out: Tensor) -> None:
-        self._stager.load([cast("NDArray[np.uint8]", own.pixels) for own in batch], out)
+    def stage(self, batch: Sequence[PreparedPicture]) -> StagedPictures:
+        return self._stager.stage([cast("NDArray[np.uint8]", own.pixels) for own in batch])
+
+    def load(self, staged: StagedPictures, out: Tensor) -> None:
+        self._stager.resize(staged, out)
 
 
 class ExactPictures:
@@ -77,7 +88,7 @@ class ExactPictures:
     def __init__(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._spec = spec
-        self._pinned = device.type == "cuda"
+        self._slots = Slots(make_lane(device))
 
     def prepare(self, rgb: NDArray[np.uint8]) -> PreparedPicture:
         resized = TASKS[self._spec.task].resize(rgb, self._spec.input)
@@ -89,11 +100,17 @@ class ExactPictures:
             original_hw=(rgb.shape[0], rgb.shape[1]),
         )
 
-    def load(self, batch: Sequence[PreparedPicture], out: Tensor) -> None:
-        # torch takes a pinned block back only after the copies out of it are done
-        host = torch.empty(out.shape, dtype=out.dtype, pin_memory=self._pinned)
-        torch.stack([cast("Tensor", own.pixels) for own in batch], out=host)
-        out.copy_(host, non_blocking=True)
+    def stage(self, batch: Sequence[PreparedPicture]) -> Slot:
+        pixels = [cast("Tensor", own.pixels) for own in batch]
+        slot = self._slots.take(sum(own.nbytes for own in pixels))
+        host = slot.host.view(self.dtype).view(len(pixels), *pixels[0].shape)
+        torch.stack(pixels, out=host)
+        slot.send()
+        return slot
+
+    def load(self, staged: Slot, out: Tensor) -> None:
+        out.copy_(staged.receive().view(self.dtype).view(out.shape))
+        staged.release()
 
 
 def normalised_rows(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -56,6 +56,17 @@ class CompileOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class StagedBatch:
+    """A batch on its way to the device; dropping it gives its memory back.
+
+    Attributes:
+        parts: at most the largest bucket each; parameters, pictures and what `Pictures` staged.
+    """
+
+    parts: tuple[tuple[Sequence[PreparedPicture], Sequence[Params], Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WarmUpReport:
     """What a warm-up did.
 
@@ -74,8 +85,9 @@ class WarmUpReport:
 class CompiledPredictor:
     """A model whose batches are captured CUDA graphs.
 
-    `prepare` and `finish` are thread-safe; everything else belongs to the one thread that owns the
-    device. An answer does not depend on what else is in the batch, up to rounding.
+    `prepare` and `finish` are thread-safe, `stage` belongs to one thread, everything else to the
+    one that owns the device; the two may be the same. An answer does not depend on what else is in
+    the batch, up to rounding.
 
     Detection differs from `Predictor` in one respect: `max_proposals` above 1000 counts as 1000.
     """
@@ -108,7 +120,7 @@ class CompiledPredictor:
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         with active(self.device), torch.inference_mode():
-            self._pictures: Pictures = (
+            self._pictures: Pictures[Any] = (
                 FastPictures(spec, self.device)
                 if options.preprocessing == "fast"
                 else ExactPictures(spec, self.device, options.dtype)
@@ -159,23 +171,21 @@ class CompiledPredictor:
 
         Args:
             rgb: (h, w, 3) uint8, upright; any size from 1x1. With fast preprocessing it is kept
-                and must not change before `infer` has returned.
+                and must not change before `stage` or `infer` has returned.
         """
         return self._pictures.prepare(rgb)
 
-    @torch.inference_mode()
     def infer(self, batch: Sequence[PreparedPicture], params: Sequence[Params]) -> list[Any]:
-        """Run the network on pictures of one shape.
+        """`stage` and `infer_staged`, whose errors are raised here."""
+        return self.infer_staged(self.stage(batch, params))
 
-        A size that comes for the first time is captured first, which takes a second or more.
-
-        Returns:
-            one opaque raw result per picture, on the host.
+    @torch.inference_mode()
+    def stage(self, batch: Sequence[PreparedPicture], params: Sequence[Params]) -> StagedBatch:
+        """Begin to bring pictures of one shape to the device, also while it computes or captures.
 
         Raises:
             ValueError: empty batch, different shapes, or another number of params.
-            TypeError: parameters of another task.
-            GraphCaptureError: out of memory, most likely; smaller batches may still work.
+            RuntimeError: out of memory, or a broken device.
         """
         shapes = {prepared.shape for prepared in batch}
         if len(shapes) != 1 or len(params) != len(batch):
@@ -183,11 +193,30 @@ class CompiledPredictor:
                 f"a batch needs one shape and one params per image, got shapes {sorted(shapes)}, "
                 f"{len(batch)} images, {len(params)} params"
             )
+        most = self._buckets[-1]
+        ranges = [slice(start, start + most) for start in range(0, len(batch), most)]
+        with active(self.device):
+            return StagedBatch(
+                tuple((batch[r], params[r], self._pictures.stage(batch[r])) for r in ranges)
+            )
+
+    @torch.inference_mode()
+    def infer_staged(self, staged: StagedBatch) -> list[Any]:
+        """Run the network on a staged batch, once.
+
+        A size that comes for the first time is captured first, which takes a second or more.
+
+        Returns:
+            one opaque raw result per picture, on the host.
+
+        Raises:
+            TypeError: parameters of another task.
+            GraphCaptureError: out of memory, most likely; smaller batches may still work.
+        """
         raws: list[Any] = []
         with active(self.device):
-            for start in range(0, len(batch), self._buckets[-1]):
-                part = slice(start, start + self._buckets[-1])
-                raws += self._infer_part(batch[part], params[part])
+            for batch, params, pictures in staged.parts:
+                raws += self._infer_part(batch, params, pictures)
         return raws
 
     @torch.inference_mode()
@@ -257,12 +286,14 @@ class CompiledPredictor:
                             failures.append(((bucket, *hw), str(exc)))
         return WarmUpReport(time.perf_counter() - start, self.graph_count, tuple(failures))
 
-    def _infer_part(self, batch: Sequence[PreparedPicture], params: Sequence[Params]) -> list[Any]:
+    def _infer_part(
+        self, batch: Sequence[PreparedPicture], params: Sequence[Params], pictures: Any
+    ) -> list[Any]:
         bucket = self._bucket(len(batch))
         key = self._capture(bucket, batch[0].shape, self._pictures.dtype, params)
         inputs = self._graphs.inputs(key)
         # the rows beyond keep what they had: no row sees another one
-        self._pictures.load(batch, self._pipeline.pictures(inputs)[: len(batch)])
+        self._pictures.load(pictures, self._pipeline.pictures(inputs)[: len(batch)])
         self._pipeline.control(inputs, batch, params)
         return self._pipeline.collect(inputs, self._graphs.replay(key), batch, params)
 
@@ -294,7 +325,7 @@ class CompiledPredictor:
         """The kernels that resize: a picture of about the network's size will do."""
         picture = self.prepare(np.zeros((*hw, 3), dtype=np.uint8))
         out = torch.empty((1, *picture.shape, 4), dtype=self._pictures.dtype, device=self.device)
-        self._pictures.load([picture], out)
+        self._pictures.load(self._pictures.stage([picture]), out)
 
     def _warm_up_graph(self, bucket: int, hw: tuple[int, int], params: Params) -> None:
         key = self._capture(bucket, hw, self._pictures.dtype, [params])

@@ -1,7 +1,7 @@
 """Photographs to the device: one copy, then the published pipelines' resizing in a few launches."""
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.resizing.packing import PackedBatch, Resampling
-from kernels.resizing.taps import bicubic_taps, bilinear_taps
+from kernels.resizing.taps import AxisTaps, bicubic_taps, bilinear_taps
 from kernels.resizing.triton_fwd import resample_bicubic, resample_bilinear
+from model.compiled.slots import Slot, Slots, make_lane
 from model.config import InputConfig, TaskName
 from model.resizing import EXTREME_ASPECT, crop_corner, keep_ratio_size, short_side_size
 
 _PILLOW_MAJOR: Final = int(PIL.__version__.split(".")[0])
-# one batch is packed while the one before is still being copied
-_SLOTS: Final = 2
 
 
 def network_hw(
@@ -39,9 +38,23 @@ def network_hw(
     return resized_hw, (resized_hw[0] + pad_h, resized_hw[1] + pad_w)
 
 
-class PictureStager:
-    """Brings batches of pictures to one device; belongs to the thread that owns the device.
+@dataclass(frozen=True, slots=True)
+class StagedPictures:
+    """A batch on its way to the device, to be resized there once.
 
+    Attributes:
+        shape: of the batch when it is resized, (B, padded H, padded W, 4).
+    """
+
+    shape: tuple[int, int, int, int]
+    packed: PackedBatch
+    slot: Slot
+
+
+class PictureStager:
+    """Brings batches of pictures to one device.
+
+    `stage` belongs to one thread, `resize` to the one that owns the device; they may be the same.
     The pixels are those of `model.resizing.resize_crop` and `resize_keep_ratio`, bit for bit.
     """
 
@@ -59,34 +72,52 @@ class PictureStager:
         self._device = torch.empty(0, device=device).device  # `cuda` has a number from here on
         self._task = task
         self._config = config
-        self._slots = [_Slot(self._device) for _ in range(_SLOTS)]
+        self._slots = Slots(make_lane(self._device))
 
-    def load(self, pictures: Sequence[NDArray[np.uint8]], out: Tensor) -> None:
-        """Resize and pad `pictures` into `out`, on the current stream; returns before it is done.
+    def stage(self, pictures: Sequence[NDArray[np.uint8]]) -> StagedPictures:
+        """Pack `pictures` and begin to copy them; returns before that is done.
 
         The pictures are no longer needed when this returns.
 
         Args:
-            pictures: (H, W, 3) uint8 RGB each, upright, any size from 1x1.
-            out: (B, padded H, padded W, 4) uint8 on the device, contiguous: RGBX, where X is 255
-                inside the picture; all four are 0 in the padding.
+            pictures: (H, W, 3) uint8 RGB each, upright, any size from 1x1, one padded shape.
 
         Raises:
-            ValueError: `out` does not fit the pictures, or a picture is no RGB picture.
+            ValueError: no picture, different shapes, or one that is no RGB picture.
         """
-        self._check(pictures, out)
-        bicubic = self._task is TaskName.CLASSIFY
-        resampling = partial(_resampling, task=self._task, config=self._config)
+        plans: dict[tuple[int, ...], _Plan] = {}
+        for picture in pictures:
+            _check_picture(picture)
+            if picture.shape not in plans:
+                plans[picture.shape] = self._plan(picture.shape[0], picture.shape[1])
+        padded_hws = {plan.padded_hw for plan in plans.values()}
+        if len(padded_hws) != 1:
+            raise ValueError(f"a batch has one shape, the pictures need {sorted(padded_hws)}")
+        (padded_hw,) = padded_hws
         packed = PackedBatch(
-            [resampling(picture) for picture in pictures],
-            padded_width=out.shape[2],
-            bicubic=bicubic,
+            [plans[picture.shape].resampling(picture) for picture in pictures],
+            padded_width=padded_hw[1],
+            bicubic=self._task is TaskName.CLASSIFY,
         )
-        self._slots.append(self._slots.pop(0))
-        slot = self._slots[-1]
-        packed.write(slot.reserve(packed.nbytes))
-        batch = packed.view(slot.send(packed.nbytes))
-        if bicubic:
+        slot = self._slots.take(packed.nbytes)
+        packed.write(slot.array)
+        slot.send()
+        return StagedPictures((len(pictures), *padded_hw, 4), packed, slot)
+
+    def resize(self, staged: StagedPictures, out: Tensor) -> None:
+        """Resize and pad into `out`, on the current stream; returns before it is done.
+
+        Args:
+            out: `staged.shape` uint8 on the device, contiguous: RGBX, where X is 255 inside the
+                picture; all four are 0 in the padding.
+
+        Raises:
+            ValueError: `out` does not fit the pictures.
+        """
+        self._check(staged, out)
+        packed = staged.packed
+        batch = packed.view(staged.slot.receive())
+        if self._task is TaskName.CLASSIFY:
             resample_bicubic(
                 batch,
                 out,
@@ -96,18 +127,26 @@ class PictureStager:
             )
         else:
             resample_bilinear(batch, out)
-        slot.release()
+        staged.slot.release()
 
-    def _check(self, pictures: Sequence[NDArray[np.uint8]], out: Tensor) -> None:
-        for picture in pictures:
-            if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-                raise ValueError(
-                    f"a picture is (H, W, 3) uint8, got {picture.shape} {picture.dtype}"
-                )
-        padded = {network_hw(p.shape[0], p.shape[1], self._task, self._config)[1] for p in pictures}
-        expected = [(len(pictures), *hw, 4) for hw in sorted(padded)]
-        if expected != [tuple(out.shape)]:
-            raise ValueError(f"out is {tuple(out.shape)}, the pictures need {expected}")
+    def load(self, pictures: Sequence[NDArray[np.uint8]], out: Tensor) -> None:
+        """`stage` and `resize`."""
+        self.resize(self.stage(pictures), out)
+
+    def _plan(self, height: int, width: int) -> "_Plan":
+        resized_hw, padded_hw = network_hw(height, width, self._task, self._config)
+        if self._task is TaskName.CLASSIFY:
+            short = self._config.short
+            return _plan_crop((height, width), short, self._config.crop or short, padded_hw)
+        return _Plan(
+            padded_hw,
+            bilinear_taps(height, resized_hw[0], vertical=True),
+            bilinear_taps(width, resized_hw[1], vertical=False),
+        )
+
+    def _check(self, staged: StagedPictures, out: Tensor) -> None:
+        if tuple(out.shape) != staged.shape:
+            raise ValueError(f"out is {tuple(out.shape)}, the pictures need {staged.shape}")
         if out.dtype != torch.uint8 or not out.is_contiguous() or out.device != self._device:
             raise ValueError(
                 f"out must be contiguous uint8 on {self._device}, got {out.dtype}, "
@@ -115,57 +154,26 @@ class PictureStager:
             )
 
 
-class _Slot:
-    """One packed batch: pinned memory on the host, as much on the device, and when both are free.
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What pictures of one size have in common."""
 
-    Without CUDA both are the same ordinary memory.
-    """
+    padded_hw: tuple[int, int]
+    rows: AxisTaps
+    columns: AxisTaps
+    vertical_first: bool = False
 
-    def __init__(self, device: torch.device) -> None:
-        self._on_host = self._on_device = torch.empty(0, dtype=torch.uint8)
-        self._device = device
-        self._free: torch.cuda.Event | None = None
-
-    def reserve(self, nbytes: int) -> NDArray[np.uint8]:
-        """At least `nbytes` of host memory; waits until the last batch in it has been resized."""
-        if self._free is not None:
-            self._free.synchronize()
-        if nbytes > self._on_host.numel():
-            nbytes = max(nbytes, 2 * self._on_host.numel())
-            pinned = self._device.type == "cuda"
-            self._on_host = torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned)
-            self._on_device = self._on_host
-            if pinned:
-                self._on_device = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
-        return self._on_host.numpy()
-
-    def send(self, nbytes: int) -> Tensor:
-        """(nbytes,) uint8 on the device, once the current stream gets there."""
-        if self._device.type == "cuda":
-            self._on_device[:nbytes].copy_(self._on_host[:nbytes], non_blocking=True)
-        return self._on_device[:nbytes]
-
-    def release(self) -> None:
-        """To be called after the last launch that reads the batch."""
-        if self._device.type == "cuda":
-            self._free = torch.cuda.current_stream(self._device).record_event()
+    def resampling(self, picture: NDArray[np.uint8]) -> Resampling:
+        return Resampling(picture, self.rows, self.columns, self.vertical_first)
 
 
-def _resampling(picture: NDArray[np.uint8], *, task: TaskName, config: InputConfig) -> Resampling:
-    height, width = picture.shape[:2]
-    if task is TaskName.CLASSIFY:
-        return _resize_crop(picture, config.short, config.crop or config.short)
-    (new_h, new_w), _ = network_hw(height, width, task, config)
-    return Resampling(
-        picture,
-        rows=bilinear_taps(height, new_h, vertical=True),
-        columns=bilinear_taps(width, new_w, vertical=False),
-    )
+def _check_picture(picture: NDArray[np.uint8]) -> None:
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"a picture is (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
 
 
-def _resize_crop(picture: NDArray[np.uint8], short: int, crop: int) -> Resampling:
+def _plan_crop(hw: tuple[int, int], short: int, crop: int, padded_hw: tuple[int, int]) -> _Plan:
     """The geometry of `model.resizing.resize_crop`."""
-    hw = (picture.shape[0], picture.shape[1])
     new_hw = short_side_size(*hw, short)
     corner = crop_corner(new_hw, crop)
     if max(new_hw) <= EXTREME_ASPECT * short:
@@ -173,14 +181,14 @@ def _resize_crop(picture: NDArray[np.uint8], short: int, crop: int) -> Resamplin
             bicubic_taps(source, target, crop=(start, start + crop))
             for source, target, start in zip(hw, new_hw, corner, strict=True)
         )
-        return Resampling(picture, rows, columns, _vertical_first(hw, new_hw))
+        return _Plan(padded_hw, rows, columns, _vertical_first(hw, new_hw))
     rows, columns = (
         bicubic_taps(
             source, crop, box=(start * (source / target), (start + crop) * (source / target))
         )
         for source, target, start in zip(hw, new_hw, corner, strict=True)
     )
-    return Resampling(picture, rows, columns, _vertical_first(hw, (crop, crop)))
+    return _Plan(padded_hw, rows, columns, _vertical_first(hw, (crop, crop)))
 
 
 def _vertical_first(source_hw: tuple[int, int], target_hw: tuple[int, int]) -> bool:

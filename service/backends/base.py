@@ -1,6 +1,7 @@
 """What the engine needs of a model, whatever computes it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,10 +25,19 @@ class PreparedImage(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class HeldBatch:
+    """A staged batch of a backend that has nothing to do beforehand."""
+
+    images: Sequence[Any]
+    params: Sequence[Params]
+
+
 class Backend(Protocol):
     """One loaded model.
 
-    `prepare` and `finish` are thread-safe; `infer` is called from the device thread only.
+    `prepare` and `finish` are thread-safe. `stage` is called by one thread at a time and `infer`
+    from the device thread only; one batch may be staged while another one is computed.
 
     Attributes:
         kind: name of the implementation, for `/models`.
@@ -46,8 +56,15 @@ class Backend(Protocol):
         """(H, W, 3) uint8, upright -> a `PreparedImage`."""
         ...
 
-    def infer(self, batch: Sequence[Any], params: Sequence[Params]) -> list[Any]:
-        """Images of one shape -> one opaque raw result each, in order."""
+    def stage(self, batch: Sequence[Any], params: Sequence[Params]) -> Any:
+        """Images of one shape -> the batch on its way to the device, for one call of `infer`.
+
+        Dropping it drops the batch.
+        """
+        ...
+
+    def infer(self, staged: Any) -> list[Any]:
+        """One opaque raw result per image of a staged batch, in order."""
         ...
 
     def finish(self, raw: Any, prepared: Any) -> Result:

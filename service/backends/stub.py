@@ -1,5 +1,6 @@
 """Deterministic answers without a network: for tests and load tests of the service itself."""
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from model.results import (
     Rle,
     Segmentation,
 )
-from service.engine.device import DeviceCrash
+from service.backends.base import HeldBatch
+from service.engine.device import DeviceCrash, DeviceOutOfMemoryError
 from service.setting_groups import StubSettings
 
 _CLASSES: Final = ("dark", "red", "green", "blue", "light")
@@ -82,6 +84,7 @@ class StubBackend:
         )
         self._settings = settings
         self.num_batches = 0
+        self._leaked: list[bytes] = []
 
     def prepare(self, rgb: NDArray[np.uint8]) -> StubPrepared:
         height, width = rgb.shape[:2]
@@ -100,19 +103,33 @@ class StubBackend:
         padded = tuple(-(-side // multiple) * multiple for side in sides)
         return padded[0], padded[1]
 
-    def infer(self, batch: Sequence[StubPrepared], params: Sequence[Params]) -> list[StubRaw]:
-        settings = self._settings
+    def stage(self, batch: Sequence[StubPrepared], params: Sequence[Params]) -> HeldBatch:
+        return HeldBatch(batch, params)
+
+    def infer(self, staged: HeldBatch) -> list[StubRaw]:
         self.num_batches += 1
+        self._fail_if_chosen(staged.images)
+        self._leaked += [b"\1" * self._settings.leak_bytes for _ in staged.images]
+        return [
+            StubRaw(image.mean_rgb, one)
+            for image, one in zip(staged.images, staged.params, strict=True)
+        ]
+
+    def _fail_if_chosen(self, batch: Sequence[StubPrepared]) -> None:
+        settings = self._settings
+        if settings.memory_images and len(batch) > settings.memory_images:
+            raise DeviceOutOfMemoryError(f"no memory for more than {settings.memory_images} images")
         # the first batch is the warm-up, which nobody waits for
         if self.num_batches > 1:
             time.sleep((settings.batch_ms + settings.image_ms * len(batch)) / 1000)
+        if settings.hang_after_batches and self.num_batches > settings.hang_after_batches:
+            threading.Event().wait()
         if settings.crash_after_batches and self.num_batches > settings.crash_after_batches:
             raise DeviceCrash("crash after the chosen number of batches")
         if settings.poison_width and any(
             image.original_hw[1] == settings.poison_width for image in batch
         ):
             raise StubFaultError(f"a picture of width {settings.poison_width} is in the batch")
-        return [StubRaw(image.mean_rgb, one) for image, one in zip(batch, params, strict=True)]
 
     def finish(self, raw: StubRaw, prepared: StubPrepared) -> Result:
         height, width = prepared.original_hw

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model.config import ModelSpec
 from model.results import Params, Result
+from service.backends.base import HeldBatch
 from service.backends.cuda_errors import run_on_gpu
 
 if TYPE_CHECKING:
@@ -46,10 +47,13 @@ class TorchBackend:
     def prepare(self, rgb: NDArray[np.uint8]) -> Any:
         return self._predictor.prepare(rgb)
 
-    def infer(self, batch: Sequence[Any], params: Sequence[Params]) -> list[Any]:
+    def stage(self, batch: Sequence[Any], params: Sequence[Params]) -> HeldBatch:
+        return HeldBatch(batch, params)
+
+    def infer(self, staged: HeldBatch) -> list[Any]:
         if self.device == "cpu":
-            return self._predictor.infer(batch, params)
-        return run_on_gpu(lambda: self._predictor.infer(batch, params))
+            return self._predictor.infer(staged.images, staged.params)
+        return run_on_gpu(lambda: self._predictor.infer(staged.images, staged.params))
 
     def finish(self, raw: Any, prepared: Any) -> Result:
         return self._predictor.finish(raw, prepared)

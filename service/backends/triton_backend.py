@@ -4,6 +4,7 @@ Torch and Triton are imported when a model is opened, so that the HTTP side load
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,12 @@ from service.backends.torch_backend import file_sha256
 from service.setting_groups import GpuSettings
 
 if TYPE_CHECKING:
-    from model.compiled.predictor import CompiledPredictor
+    from model.compiled.predictor import CompiledPredictor, StagedBatch
+
+
+@dataclass(frozen=True, slots=True)
+class _Unstaged:
+    error: RuntimeError
 
 
 class TritonBackend:
@@ -95,8 +101,24 @@ class TritonBackend:
     def prepare(self, rgb: NDArray[np.uint8]) -> Any:
         return self._predictor.prepare(rgb)
 
-    def infer(self, batch: Sequence[Any], params: Sequence[Params]) -> list[Any]:
-        return run_on_gpu(lambda: self._predictor.infer(batch, params))
+    def stage(self, batch: Sequence[Any], params: Sequence[Params]) -> "StagedBatch | _Unstaged":
+        """What fails is raised by `infer`.
+
+        The cause can be found on the device thread only: to ask the whole device while that thread
+        captures a graph would spoil the capture.
+        """
+        try:
+            return self._predictor.stage(batch, params)
+        except RuntimeError as exc:
+            return _Unstaged(exc)
+
+    def infer(self, staged: "StagedBatch | _Unstaged") -> list[Any]:
+        return run_on_gpu(lambda: self._infer(staged))
+
+    def _infer(self, staged: "StagedBatch | _Unstaged") -> list[Any]:
+        if isinstance(staged, _Unstaged):
+            raise staged.error
+        return self._predictor.infer_staged(staged)
 
     def finish(self, raw: Any, prepared: Any) -> Result:
         return self._predictor.finish(raw, prepared)

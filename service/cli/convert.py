@@ -33,10 +33,12 @@ def convert(
     """Convert a published .pth checkpoint into a model file.
 
     Nothing in the checkpoint is ever executed: tensors are read, everything else is skipped, and
-    a file that asks for more is refused.
+    a file that asks for more is refused. OUT.safetensors.sha256 is written beside the model, for
+    sha256sum --check and for the server.
     """
     from exporters.convert import ConversionRequest
     from exporters.convert import convert as convert_checkpoint
+    from service.model_hashes import write_sidecar
 
     _check_variant(variant)
     request = ConversionRequest(
@@ -47,7 +49,8 @@ def convert(
         ema=ema,
         overwrite=force,
     )
-    _print_summary(convert_checkpoint(source, target, request))
+    summary = convert_checkpoint(source, target, request)
+    _print_summary(summary, write_sidecar(target))
 
 
 def _check_variant(variant: str | None) -> None:
@@ -79,7 +82,7 @@ def _read_class_names(path: Path) -> list[str]:
     return names
 
 
-def _print_summary(summary: "ConversionSummary") -> None:
+def _print_summary(summary: "ConversionSummary", sha256: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -95,7 +98,8 @@ def _print_summary(summary: "ConversionSummary") -> None:
         "parameters": f"{summary.num_parameters:,}",
         "left out": dropped,
         "source SHA-256": spec.source_sha256 or "",
-        "written": f"{summary.target} ({summary.num_bytes / 1e6:.1f} MB)",
+        "written": f"{summary.target} ({summary.num_bytes / 1e6:.1f} MB), .sha256 beside it",
+        "SHA-256": sha256,
     }
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)

@@ -145,7 +145,8 @@ class Pipeline:
         batch = [job.prepared for job in jobs if job.prepared is not None]
         start = time.perf_counter()
         try:
-            raws = self._backend.infer(batch, [self._options.params] * len(batch))
+            staged = self._backend.stage(batch, [self._options.params] * len(batch))
+            raws = self._backend.infer(staged)
         except (ValueError, RuntimeError, MemoryError) as exc:
             if len(jobs) == 1:
                 jobs[0].error = _reason(exc)

@@ -58,6 +58,6 @@ def serve(
         batch=None if max_batch is None else {"max_images": max_batch},
         log={name: str(value) for name, value in log.items() if value is not None} or None,
     )
-    from service.server import run
+    from service.start import run
 
     raise typer.Exit(run(settings))

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from service.errors import QueueFullError
+from service.errors import ClientLimitError, QueueFullError
 
 
 class Allowance:
@@ -48,6 +48,53 @@ class Allowance:
             yield
         finally:
             self.give_back(amount)
+
+
+class ClientShares:
+    """Refuses one client what it has no room for, whatever the others leave free.
+
+    Args:
+        limit: images in work of one client; None: no limit.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._held: dict[str, int] = {}
+
+    @property
+    def num_clients(self) -> int:
+        """Clients with something in work."""
+        return len(self._held)
+
+    @contextmanager
+    def hold(self, client: str, images: int = 1, *, retry_after_s: int) -> Iterator[None]:
+        """Hold `images` inside the block; a client with nothing in work may hold any number.
+
+        Args:
+            client: of a `Job`; an empty one has no limit.
+
+        Raises:
+            ClientLimitError: it holds too much already.
+        """
+        if self._limit is None or not client:
+            yield
+            return
+        held = self._held.get(client, 0)
+        if held and held + images > self._limit:
+            raise ClientLimitError(
+                f"{held} images of this client in work, limit {self._limit}; "
+                f"retry in {retry_after_s} s",
+                retry_after_s=retry_after_s,
+            )
+        self._held[client] = held + images
+        try:
+            yield
+        finally:
+            left = self._held[client] - images
+            if left:
+                self._held[client] = left
+            else:
+                del self._held[client]
 
 
 class Turnstile:

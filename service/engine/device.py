@@ -1,4 +1,4 @@
-"""The one thread that talks to the device."""
+"""The threads that talk to the device: one computes, one brings batches to it."""
 
 import asyncio
 import logging
@@ -37,15 +37,18 @@ class DeviceThread:
 
     Args:
         on_crash: told once, on the event loop, when the thread ended by itself.
+        name: of the thread.
     """
 
-    def __init__(self, on_crash: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, on_crash: Callable[[BaseException], None], *, name: str = "smserve-device"
+    ) -> None:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._on_crash = on_crash
         self._last_beat = time.monotonic()
         self._lock = threading.Lock()
         self._is_open = False
-        self._thread = threading.Thread(target=self._serve, name="smserve-device", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
 
     def start(self) -> None:
         self._is_open = True
@@ -111,6 +114,35 @@ class DeviceThread:
             _post(lost, lost.future.set_exception, error)
         if waiting:
             _schedule(waiting[0].loop, self._on_crash, cause)
+
+
+class DeviceThreads:
+    """The thread that computes and, beside it, the one that brings batches to the device.
+
+    Args:
+        on_crash: told on the event loop when one of them ended by itself, twice if both did.
+
+    Attributes:
+        compute: owns the device.
+        stage: fills and copies the batch that comes next.
+    """
+
+    def __init__(self, on_crash: Callable[[BaseException], None]) -> None:
+        self.compute = DeviceThread(on_crash)
+        self.stage = DeviceThread(on_crash, name="smserve-staging")
+
+    def start(self) -> None:
+        self.compute.start()
+        self.stage.start()
+
+    def heartbeat_age_s(self) -> float:
+        """Of the one that has been silent longer."""
+        return max(self.compute.heartbeat_age_s(), self.stage.heartbeat_age_s())
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """See `DeviceThread.stop`; each one has that long."""
+        await self.stage.stop(timeout_s=timeout_s)
+        await self.compute.stop(timeout_s=timeout_s)
 
 
 def _perform(call: _Call) -> None:

@@ -46,7 +46,8 @@ async def warm_up(
         most = batch_cap(prepared.shape)
         sizes = [size for size in backend.warm_up_batches if size <= most]
         await _warm_batches(backend, spec.name, sizes, device, tell)
-    raw = await device.run(lambda: backend.infer([prepared], [DEFAULT_PARAMS[spec.task]]))
+    params = [DEFAULT_PARAMS[spec.task]]
+    raw = await device.run(lambda: backend.infer(backend.stage([prepared], params)))
     await pool.run(backend.finish, raw[0], prepared)
     seconds = time.monotonic() - started
     log.info("model ready", extra={"model": spec.name, "seconds": round(seconds, 1)})

@@ -62,7 +62,7 @@ def _refuse_when_dead(context: ServiceContext) -> None:
 
 @router.get("/metrics", response_model=None, include_in_schema=False)
 async def metrics(context: Context) -> Response:
-    content, media_type = context.metrics.exposition()
+    content, media_type = await context.scrape()
     return Response(content, media_type=media_type)
 
 

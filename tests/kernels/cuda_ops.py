@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from kernels import nvrtc
 from kernels.device import describe_device
@@ -11,7 +12,16 @@ from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
 from kernels.state_fusion import cuda_fwd as fusion_cuda
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
-from tests.kernels.inference_ops import EPS, Case, Draw, Outputs, Shape, statistics, widen
+from tests.kernels.inference_ops import (
+    EPS,
+    Case,
+    Draw,
+    Outputs,
+    Shape,
+    shift_of,
+    statistics,
+    widen,
+)
 
 # multiples of 128, what the kernel needs, whatever the number of channels
 _COLUMNS: Final = 384
@@ -34,7 +44,7 @@ def gated_fusion_cuda(d: Draw) -> Case:
     return Case(kernel, reference)
 
 
-def _product(d: Draw, activation: Activation) -> Case:
+def _product(d: Draw, activation: Activation, offset: Tensor | None = None) -> Case:
     x, w = d.map(), d.half(_COLUMNS, d.C, scale=d.C**-0.5)
     b = d.exact(_COLUMNS)
 
@@ -46,14 +56,15 @@ def _product(d: Draw, activation: Activation) -> Case:
             b,
             out.flatten(0, 2),
             colsum=w.float().sum(1),
-            statistics=statistics(x.flatten(0, 2)),
+            statistics=statistics(x.flatten(0, 2), offset),
+            shift=None if offset is None else shift_of(w, offset),
             activation=activation,
         )
         return [out]
 
     def reference(wide: bool) -> Outputs:
-        x_, w_, b_ = widen(wide, x, w, b)
-        return [linear_ref(x_, w_, b_, norm_eps=EPS, activation=activation)]
+        x_, w_, b_, offset_ = widen(wide, x, w, b, offset)
+        return [linear_ref(x_, w_, b_, norm_eps=EPS, offset=offset_, activation=activation)]
 
     return Case(kernel, reference)
 
@@ -62,13 +73,22 @@ def wide_product_gelu(d: Draw) -> Case:
     return _product(d, "gelu")
 
 
+def wide_product_gelu_offset(d: Draw) -> Case:
+    return _product(d, "gelu", d.exact(d.C))
+
+
 def wide_product_gate(d: Draw) -> Case:
     return _product(d, "silu_second_half")
 
 
 CUDA_OPS: dict[str, Callable[[Draw], Case]] = {
     function.__name__: function
-    for function in (gated_fusion_cuda, wide_product_gelu, wide_product_gate)
+    for function in (
+        gated_fusion_cuda,
+        wide_product_gelu,
+        wide_product_gelu_offset,
+        wide_product_gate,
+    )
 }
 
 

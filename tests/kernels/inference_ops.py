@@ -105,50 +105,75 @@ def position_mlp(d: Draw) -> Case:
     )
 
 
-def _linear(d: Draw, activation: str, norm: bool, out: int, residual: bool) -> Case:
+def _linear(
+    d: Draw, activation: str, norm: bool, out: int, residual: bool, offset: Tensor | None = None
+) -> Case:
     x, w, b = d.map(), d.half(out, d.C, scale=d.C**-0.5), d.exact(out)
     r = d.map(out) if residual else None
     eps = EPS if norm else None
     colsum = w.float().sum(1) if norm else None
 
     def kernel() -> Outputs:
-        stats = statistics(x) if norm else None
-        arguments = {"colsum": colsum, "statistics": stats, "residual": r}
+        stats = statistics(x, offset) if norm else None
+        shift = None if offset is None else shift_of(w, offset)
+        arguments = {"colsum": colsum, "statistics": stats, "shift": shift, "residual": r}
         return [linear_triton(x, w, b, activation=activation, **arguments)]
 
     return Case(
         kernel,
-        lambda wide: [_linear_ref(wide, x, w, b, r, eps, activation)],
+        lambda wide: [_linear_ref(*widen(wide, x, w, b, r, offset), eps, activation)],
     )
 
 
 def _linear_ref(
-    wide: bool, x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, eps: float | None, act: str
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    r: Tensor | None,
+    offset: Tensor | None,
+    eps: float | None,
+    act: str,
 ) -> Tensor:
-    x, w, b, r = widen(wide, x, w, b, r)
-    return linear_ref(x, w, b, norm_eps=eps, activation=act, residual=r)
+    return linear_ref(x, w, b, norm_eps=eps, offset=offset, activation=act, residual=r)
 
 
-def statistics(x: Tensor) -> Tensor:
-    wide = x.float()
+def shift_of(weight: Tensor, offset: Tensor) -> Tensor:
+    return (weight.double() @ offset.double()).float()
+
+
+def statistics(x: Tensor, offset: Tensor | None = None) -> Tensor:
+    wide = x.float() if offset is None else x.float() - offset
     scale = torch.rsqrt(wide.var(-1, unbiased=False) + EPS)
     return torch.stack((wide.mean(-1), scale))
 
 
 def position_statistics(d: Draw) -> Case:
+    return _position_statistics(d, None)
+
+
+def position_statistics_offset(d: Draw) -> Case:
+    return _position_statistics(d, d.exact(d.C))
+
+
+def _position_statistics(d: Draw, offset: Tensor | None) -> Case:
     x, w, b = d.map(), d.exact(d.C, 1, 3, 3, scale=0.3), d.exact(d.C)
 
     def reference(wide: bool) -> Outputs:
         # of the map as the kernel rounded it: another order of sums rounds a tie the other way
-        y = position_encoding_triton(x, taps(w), b, EPS)[0]
+        y = position_encoding_triton(x, taps(w), b, EPS, offset)[0]
         y = y.to(torch.float64 if wide else torch.float32)
+        y = y if offset is None else y - offset
         return [torch.stack((y.mean(-1), torch.rsqrt(y.var(-1, unbiased=False) + EPS)))]
 
-    return Case(lambda: [position_encoding_triton(x, taps(w), b, EPS)[1]], reference)
+    return Case(lambda: [position_encoding_triton(x, taps(w), b, EPS, offset)[1]], reference)
 
 
 def linear_gelu(d: Draw) -> Case:
     return _linear(d, "gelu", True, 4 * d.C, False)
+
+
+def linear_gelu_offset(d: Draw) -> Case:
+    return _linear(d, "gelu", True, 4 * d.C, False, d.exact(d.C))
 
 
 def linear_gate(d: Draw) -> Case:
@@ -276,9 +301,11 @@ OPS: dict[str, Callable[[Draw], Case]] = {
     for function in (
         position_encoding,
         position_statistics,
+        position_statistics_offset,
         position_linear,
         position_mlp,
         linear_gelu,
+        linear_gelu_offset,
         linear_gate,
         linear_relu,
         linear_residual,

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.kernel_resources import code_usage
@@ -14,6 +13,7 @@ from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
 from kernels.state_fusion import cuda_fwd as fusion_cuda
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
+from tests.kernels.inference_ops import shift_of, statistics
 
 H100 = Device((9, 0), 132, 232448)
 A10 = Device((8, 6), 72, 101376)
@@ -64,7 +64,7 @@ def test_fusion_compiles_for_other_gpus(architecture: str) -> None:
 @pytest.mark.parametrize(("K", "N"), [(96, 384), (384, 1536), (512, 2048)])
 def test_product_compiles_without_spilling(K: int, N: int) -> None:
     stages = linear_cuda.stages_for(K, H100.shared_bytes)
-    defines = [("K", K), ("N", N), ("STAGES", stages), ("NORM", 1), ("ACTIVATION", 2)]
+    defines = [("K", K), ("N", N), ("STAGES", stages), ("NORM", 1), ("SHIFT", 1), ("ACTIVATION", 2)]
     code = nvrtc.compile_source(linear_cuda.SOURCE, [*defines, ("BFLOAT", 0)], "sm_90a")
     found = code_usage(code)
     # what the groups of warps hand to each other must be there
@@ -187,9 +187,7 @@ def test_product_on_the_gpu(
     x, weight = (torch.randn(n, K, device="cuda").to(dtype) for n in (M, N))
     weight = weight * K**-0.5
     bias = torch.randn(N, device="cuda")
-    wide = x.double()
-    mean, variance = wide.mean(1), wide.var(1, unbiased=False)
-    statistics = torch.stack([mean, torch.rsqrt(variance + EPS)]).float()
+    offset = torch.randn(K, device="cuda") if activation == "gelu" else None
     out = torch.full((M, N), torch.nan, device="cuda", dtype=dtype)
     linear_cuda.wide_product_cuda(
         x,
@@ -197,10 +195,10 @@ def test_product_on_the_gpu(
         bias,
         out,
         colsum=weight.float().sum(1),
-        statistics=statistics,
+        statistics=statistics(x, offset),
+        shift=None if offset is None else shift_of(weight, offset),
         activation=activation,
     )
-    wanted = linear_ref(
-        F.layer_norm(wide, (K,), eps=EPS), weight.double(), bias.double(), activation=activation
-    )
+    exact = [own.double() for own in (x, weight, bias)]
+    wanted = linear_ref(*exact, norm_eps=EPS, offset=offset, activation=activation)
     assert relative_error(out, wanted) < torch.finfo(dtype).eps / 2

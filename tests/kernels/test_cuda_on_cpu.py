@@ -16,6 +16,7 @@ from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
 from kernels.state_fusion import cuda_fwd
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
+from tests.kernels.inference_ops import shift_of, statistics
 
 HERE = Path(__file__).parent / "cuda_on_cpu"
 COMPILER = shutil.which("g++")
@@ -99,15 +100,17 @@ def test_product(
     M: int, K: int, N: int, stages: int, blocks: int, activation: Activation, tmp_path: Path
 ) -> None:
     kinds = ["none", "relu", "gelu", "silu_second_half"]
-    defines = {"K": K, "N": N, "STAGES": stages, "NORM": 1, "ACTIVATION": kinds.index(activation)}
+    has_offset = activation == "gelu"
+    defines = {"K": K, "N": N, "STAGES": stages, "NORM": 1, "SHIFT": int(has_offset)}
+    defines["ACTIVATION"] = kinds.index(activation)
     library = build("product", linear_cuda.SOURCE, tmp_path, defines)
     torch.manual_seed(0)
     x, weight = torch.randn(M, K).half(), (torch.randn(N, K) * K**-0.5).half()
-    bias, wide = torch.randn(N), x.double()
-    scale = torch.rsqrt(wide.var(1, unbiased=False) + EPS)
-    statistics = torch.stack([wide.mean(1), scale]).float()
+    bias, offset = torch.randn(N), torch.randn(K) * has_offset
     out = torch.full((M, N), torch.nan, dtype=torch.float16)
-    tensors = [x, weight, out, bias, weight.float().sum(1), statistics]
+    columns = [bias, weight.float().sum(1), statistics(x, offset), shift_of(weight, offset)]
+    tensors = [x, weight, out, *columns]
     library.run(blocks, *(ctypes.c_void_p(own.data_ptr()) for own in tensors), M)
-    wanted = linear_ref(wide, weight.double(), bias.double(), norm_eps=EPS, activation=activation)
+    exact = [own.double() for own in (x, weight, bias)]
+    wanted = linear_ref(*exact, norm_eps=EPS, offset=offset, activation=activation)
     assert float((out.double() - wanted).norm() / wanted.norm()) < 5e-4

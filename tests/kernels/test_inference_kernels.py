@@ -31,7 +31,12 @@ HUGE: list[Shape] = [(1, 512, 512, 64), (1, 64, 64, 512)]
 # the interpreter rounds bfloat16 towards zero, the GPU to nearest
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])
 # channels in three chunks; one segment and several; maps narrower than a strip and one token wider
-DEPTHWISE = ["position_encoding", "position_statistics", "conv_silu"]
+DEPTHWISE = [
+    "position_encoding",
+    "position_statistics",
+    "position_statistics_offset",
+    "conv_silu",
+]
 SPECIAL: list[tuple[str, Shape]] = [
     *((op, (2, 3, 8, 96)) for op in DEPTHWISE),
     *((op, (1, 4, 7, 192)) for op in DEPTHWISE),

@@ -18,6 +18,7 @@ class FakeGpu:
     Attributes:
         options: given to each model that was loaded.
         warmed: model and batch size of each warm-up.
+        on_stage: called with each batch that is staged, may raise.
         on_infer: called with each batch, may raise.
         on_warm_up: called with each batch size; returns why the capture failed, if it did.
         num_emptied: how often torch's reserve was given back.
@@ -27,6 +28,7 @@ class FakeGpu:
     def __init__(self) -> None:
         self.options: list[CompileOptions] = []
         self.warmed: list[tuple[str, int]] = []
+        self.on_stage: Callable[[Sequence[Any]], None] = lambda batch: None
         self.on_infer: Callable[[Sequence[Any]], None] = lambda batch: None
         self.on_warm_up: Callable[[int], str | None] = lambda size: None
         self.num_emptied = 0
@@ -75,6 +77,13 @@ class FakePredictor:
         self.graph_count += 1
         return WarmUpReport(0.1, self.graph_count, ())
 
-    def infer(self, batch: Sequence[Any], params: Sequence[Any]) -> list[Any]:
+    def stage(
+        self, batch: Sequence[Any], params: Sequence[Any]
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        self._gpu.on_stage(batch)
+        return batch, params
+
+    def infer_staged(self, staged: tuple[Sequence[Any], Sequence[Any]]) -> list[Any]:
+        batch, params = staged
         self._gpu.on_infer(batch)
         return self._inner.infer(batch, params)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.service.running import Running, running_service
+from tests.service.running import Running, running_apart, running_service
 
 Start = Callable[..., AbstractAsyncContextManager[Running]]
 
@@ -27,14 +27,21 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(params=["alone", "apart"])
+def form(request: pytest.FixtureRequest) -> str:
+    """One process for everything, or front end and engine apart."""
+    return str(request.param)
+
+
 @pytest.fixture
-def start() -> Start:
+def start(form: str) -> Start:
     """`async with start(limits={...}) as running:`; keyword arguments are settings."""
+    run = running_service if form == "alone" else running_apart
 
     @asynccontextmanager
     async def start_service(**overrides: Any) -> AsyncIterator[Running]:
         settings = Settings(**{"backend": "stub", "pool_size": 2, **overrides})
-        async with running_service(settings) as running:
+        async with run(settings) as running:
             yield running
 
     return start_service

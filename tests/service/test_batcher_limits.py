@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_cancelled_item_never_reaches_the_device() -> None:
     bench = Bench()
-    await bench.occupy()
+    await bench.fill()
     gone, stays = bench.submit("gone"), bench.submit("stays")
     await settle()
     gone.cancel()
@@ -30,7 +30,7 @@ async def test_a_cancelled_item_never_reaches_the_device() -> None:
 
 async def test_an_expired_item_never_reaches_the_device() -> None:
     bench = Bench()
-    await bench.occupy()
+    await bench.fill()
     late, patient = bench.submit("late", within=5.0), bench.submit("patient", within=50.0)
     await settle()
     bench.clock.now += 10.0
@@ -63,7 +63,7 @@ async def test_cancelling_one_item_of_a_running_batch_leaves_the_others() -> Non
 )
 async def test_a_full_queue_refuses_at_once(limits: dict[str, float], accepted: int) -> None:
     bench = Bench(**limits)
-    await bench.occupy()
+    await bench.fill()
     waiting = [bench.submit(str(number)) for number in range(accepted)]
     await settle()
     with pytest.raises(QueueFullError) as refusal:
@@ -81,13 +81,15 @@ async def test_retry_after_is_the_time_the_queue_needs() -> None:
     bench.release()
     await first
     await bench.occupy("second")
+    prepared = bench.submit("prepared")
+    await settle()
     waiting = [bench.submit(str(number)) for number in range(10)]
     await settle()
     with pytest.raises(QueueFullError) as refusal:
         await bench.submit("too many")
-    assert refusal.value.retry_after_s == 22, "ten that wait and the one that runs, 2 s each"
+    assert refusal.value.retry_after_s == 24, "ten that wait, one prepared and one that runs"
     bench.open()
-    await asyncio.gather(*waiting)
+    await asyncio.gather(prepared, *waiting)
     await bench.stop()
 
 
@@ -145,14 +147,14 @@ async def test_the_batcher_waits_for_company_only_as_long_as_configured() -> Non
 
 async def test_shutdown_resolves_every_future_also_mid_batch() -> None:
     bench = Bench()
-    running = await bench.occupy()
+    running, prepared = await bench.fill()
     waiting = [bench.submit(name, key) for name in "ab" for key in (SMALL, LARGE)]
     await settle()
     await bench.stop()
     results = await asyncio.wait_for(
-        asyncio.gather(running, *waiting, return_exceptions=True), timeout=5
+        asyncio.gather(running, prepared, *waiting, return_exceptions=True), timeout=5
     )
-    assert len(results) == 5
+    assert len(results) == 6
     assert all(isinstance(result, ShuttingDownError) for result in results)
     with pytest.raises(ShuttingDownError):
         await bench.submit("later")
@@ -186,7 +188,7 @@ async def test_a_closed_batcher_finishes_what_waits() -> None:
 
 async def test_waiting_reports_every_bucket() -> None:
     bench = Bench()
-    await bench.occupy()
+    await bench.fill()
     tasks = [bench.submit("a"), bench.submit("b"), bench.submit("c", LARGE)]
     await settle()
     bench.clock.now += 3.0

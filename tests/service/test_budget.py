@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from service.engine.budget import Allowance, Turnstile
-from service.errors import QueueFullError
+from service.engine.budget import Allowance, ClientShares, Turnstile
+from service.errors import ClientLimitError, QueueFullError
 
 pytestmark = pytest.mark.anyio
 
@@ -117,3 +117,33 @@ async def test_who_gives_up_at_the_moment_of_admission_holds_nothing() -> None:
     await settle()
     assert third.is_inside
     await third.leave()
+
+
+def test_one_client_has_no_part_in_the_share_of_another() -> None:
+    shares = ClientShares(2)
+    with shares.hold("a", retry_after_s=4), shares.hold("a", retry_after_s=4):
+        with (
+            pytest.raises(ClientLimitError, match="2 images of this client") as refusal,
+            shares.hold("a", retry_after_s=4),
+        ):
+            pass
+        assert (refusal.value.status, refusal.value.headers()) == (429, {"Retry-After": "4"})
+        with shares.hold("b", 2, retry_after_s=4):
+            assert shares.num_clients == 2
+    assert shares.num_clients == 0, "a client with nothing in work is forgotten"
+    with shares.hold("a", 5, retry_after_s=4), pytest.raises(ClientLimitError):
+        shares.hold("a", retry_after_s=4).__enter__()
+
+
+def test_a_share_is_given_back_after_an_error() -> None:
+    shares = ClientShares(1)
+    with pytest.raises(ZeroDivisionError), shares.hold("a", retry_after_s=1):
+        _ = 1 / 0
+    assert shares.num_clients == 0
+
+
+@pytest.mark.parametrize(("limit", "client"), [(None, "a"), (1, "")], ids=["no limit", "no key"])
+def test_who_has_no_limit_is_not_counted(limit: int | None, client: str) -> None:
+    shares = ClientShares(limit)
+    with shares.hold(client, retry_after_s=1), shares.hold(client, 9, retry_after_s=1):
+        assert shares.num_clients == 0

@@ -14,6 +14,7 @@ from model.checkpoint import build_network, read_spec, save_model
 from model.config import PUBLISHED_INPUTS, ModelSpec, TaskName
 from service.cli import console
 from service.cli.app import app
+from service.model_hashes import verify_model_hash
 
 CHECKPOINTS = Path(__file__).parents[1] / "data" / "checkpoints"
 
@@ -155,8 +156,11 @@ class TestConvert:
         assert (spec.name, spec.task, spec.variant) == ("owls", TaskName.CLASSIFY, "demo")
         assert spec.class_names == ("cat", "dog", "[bold]owl")
         assert spec.source_sha256 is not None
+        sha256 = verify_model_hash(target, "required")
+        assert sha256 is not None
         for shown in ("owls", "classify", "demo", "3, from the given file", spec.source_sha256):
             assert shown in result.stdout
+        assert sha256 in result.stdout
 
     def test_the_moving_average(self, tmp_path: Path, official: Path, classes: Path) -> None:
         target = tmp_path / "out.safetensors"
@@ -291,7 +295,7 @@ class TestServe:
             seen.append(settings)
             return 7
 
-        monkeypatch.setattr("service.server.run", run)
+        monkeypatch.setattr("service.start.run", run)
         return seen
 
     def test_options_become_settings(self, served: list[Any], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from model.images import DecodeLimits
 from model.predictor import Predictor
 from model.results import ClassifyParams, Params, SegmentParams
 from service.answers import AnswerOptions
+from service.backends.base import HeldBatch
 from service.cli import console
 from service.cli.app import app
 from service.cli.inputs import OverlayNames, Picture, find_pictures
@@ -290,7 +291,11 @@ class WatchedPredictor:
         self.most_alive = max(self.most_alive, self.num_prepared - self.num_finished)
         return self.inner.prepare(rgb)
 
-    def infer(self, batch: Sequence[Any], params: Sequence[Any]) -> list[Any]:
+    def stage(self, batch: Sequence[Any], params: Sequence[Any]) -> HeldBatch:
+        return HeldBatch(batch, params)
+
+    def infer(self, staged: HeldBatch) -> list[Any]:
+        batch, params = staged.images, staged.params
         self.shapes.append([prepared.shape for prepared in batch])
         if self.poison in [prepared.original_hw[1] for prepared in batch]:
             raise RuntimeError("device says no\nwith details")

@@ -107,4 +107,4 @@ def test_torch_on_a_gpu_is_guarded_and_on_the_cpu_is_not(gpu: FakeGpu) -> None:
     for device, error in (("cuda:0", DeviceOutOfMemoryError), ("cpu", torch.OutOfMemoryError)):
         backend = TorchBackend(Exhausted(), device=device, sha256=None)  # type: ignore[arg-type]
         with pytest.raises(error):
-            backend.infer([], [])
+            backend.infer(backend.stage([], []))

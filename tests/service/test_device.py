@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from service.engine.device import DeviceCrash, DeviceThread
+from service.engine.device import DeviceCrash, DeviceThread, DeviceThreads
 from service.errors import EngineUnavailableError
 
 pytestmark = pytest.mark.anyio
@@ -96,3 +96,47 @@ async def test_stop_finishes_accepted_calls_and_refuses_new_ones() -> None:
     await asyncio.wait_for(accepted, timeout=1)
     with pytest.raises(EngineUnavailableError):
         await device.run(lambda: 1)
+
+
+async def test_one_thread_stages_while_the_other_computes() -> None:
+    threads = DeviceThreads(lambda _: None)
+    threads.start()
+    gate = threading.Event()
+    computing = asyncio.create_task(threads.compute.run(lambda: gate.wait(5)))
+    name = await asyncio.wait_for(
+        threads.stage.run(lambda: threading.current_thread().name), timeout=5
+    )
+    assert name == "smserve-staging"
+    assert not computing.done()
+    gate.set()
+    assert await computing
+    await threads.stop(timeout_s=5)
+    for thread in (threads.compute, threads.stage):
+        with pytest.raises(EngineUnavailableError):
+            await thread.run(lambda: 1)
+
+
+async def test_the_heartbeat_of_two_threads_is_that_of_the_silent_one() -> None:
+    threads = DeviceThreads(lambda _: None)
+    threads.start()
+    for thread in (threads.compute, threads.stage):
+        busy = asyncio.create_task(thread.run(lambda: time.sleep(0.4)))
+        await asyncio.sleep(0.3)
+        assert threads.heartbeat_age_s() > 0.2
+        await busy
+    await threads.stop(timeout_s=5)
+
+
+async def test_a_crash_of_the_staging_thread_is_told() -> None:
+    crashes: list[BaseException] = []
+    threads = DeviceThreads(crashes.append)
+    threads.start()
+
+    def crash() -> None:
+        raise DeviceCrash("lost")
+
+    with pytest.raises(EngineUnavailableError):
+        await threads.stage.run(crash)
+    await asyncio.sleep(0.01)
+    assert [str(crash) for crash in crashes] == ["lost"]
+    await threads.stop(timeout_s=5)

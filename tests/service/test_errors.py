@@ -6,6 +6,7 @@ import pytest
 
 from model.images import ImageDecodeError, ImageTooLargeError, UnsupportedImageError
 from service.errors import (
+    ClientLimitError,
     QueueFullError,
     ServiceError,
     error_classes,
@@ -21,6 +22,7 @@ from service.errors import (
         (UnsupportedImageError("x"), 415, "unsupported_format"),
         (ImageTooLargeError("x"), 413, "image_too_large"),
         (QueueFullError("x", retry_after_s=2), 429, "queue_full"),
+        (ClientLimitError("x", retry_after_s=2), 429, "client_limit"),
         (ValueError("x"), 500, "internal"),
     ],
 )

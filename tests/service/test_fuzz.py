@@ -7,6 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+
+pytest.importorskip("hypothesis", reason="pictures are generated")
+
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image

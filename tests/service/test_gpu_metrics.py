@@ -25,6 +25,7 @@ class FakeNvml:
         functions = {
             "nvmlInit": lambda: None,
             "nvmlDeviceGetHandleByUUID": self._handle,
+            "nvmlDeviceGetIndex": lambda handle: 5,
             "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(used=3e9, total=80e9),
             "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=25),
         }
@@ -54,9 +55,13 @@ def figures(metrics: Metrics) -> dict[str, float]:
     return {s.name: s.value for s in samples if s.name.startswith("smserve_gpu_")}
 
 
-@pytest.mark.parametrize("prefix", ["GPU-", "MIG-"])
-def test_the_device_is_found_by_its_uuid(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
-    FakeNvml(monkeypatch, prefix=prefix)
+@pytest.mark.parametrize(("prefix", "label"), [("GPU-", "5"), ("MIG-", "2")])
+def test_the_device_is_found_by_its_uuid(
+    monkeypatch: pytest.MonkeyPatch, prefix: str, label: str
+) -> None:
+    nvml = FakeNvml(monkeypatch, prefix=prefix)
+    # CUDA calls it 2, NVML 5; a part of a GPU has no number there
+    nvml.failing = set() if prefix == "GPU-" else {"nvmlDeviceGetIndex"}
     metrics = Metrics()
     metrics.watch_gpu("cuda:2")
     assert figures(metrics) == {
@@ -65,10 +70,10 @@ def test_the_device_is_found_by_its_uuid(monkeypatch: pytest.MonkeyPatch, prefix
         "smserve_gpu_memory_total_bytes": 80e9,
         "smserve_gpu_utilization_ratio": 0.25,
     }
-    labels = {"gpu": "2", "name": "Fake GPU", "uuid": UUID}
+    labels = {"gpu": label, "name": "Fake GPU", "uuid": UUID}
     assert metrics.registry.get_sample_value("smserve_gpu_info", labels) == 1
     text = metrics.exposition()[0].decode()
-    assert 'smserve_gpu_utilization_ratio{gpu="2"} 0.25' in text
+    assert f'smserve_gpu_utilization_ratio{{gpu="{label}"}} 0.25' in text
 
 
 def test_a_figure_that_cannot_be_read_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("psutil", reason="the load test reads the server's memory")
+
 from loadtests.mixed_load import Hit, Memory, verdicts
 from tests.service.processes import ROOT
 

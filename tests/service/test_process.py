@@ -3,14 +3,26 @@
 import signal
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import orjson
+import pytest
 
 from tests.service.pictures import jpeg
 from tests.service.processes import ServiceProcess, service_process
+
+Serve = Callable[..., AbstractContextManager[ServiceProcess]]
+
+
+@pytest.fixture(params=["0", "2"], ids=["alone", "fronts"])
+def serve(request: pytest.FixtureRequest) -> Serve:
+    """`service_process`, with everything in one process and with front ends apart."""
+    return partial(service_process, frontends=request.param)
 
 
 def post(service: ServiceProcess, content: bytes = b"", path: str = "/classify") -> httpx.Response:
@@ -25,9 +37,9 @@ def wait_for_inflight(service: ServiceProcess, number: int) -> None:
         time.sleep(0.01)
 
 
-def test_sigterm_answers_what_is_in_flight_and_exits_0() -> None:
+def test_sigterm_answers_what_is_in_flight_and_exits_0(serve: Serve) -> None:
     with (
-        service_process(stub__batch_ms="700", batch__max_images="2") as service,
+        serve(stub__batch_ms="700", batch__max_images="2") as service,
         ThreadPoolExecutor(8) as clients,
     ):
         posts = [clients.submit(post, service) for _ in range(6)]
@@ -45,8 +57,8 @@ def test_sigterm_answers_what_is_in_flight_and_exits_0() -> None:
         assert service.wait() == 0
 
 
-def test_during_the_grace_time_new_work_is_still_accepted() -> None:
-    with service_process(shutdown__grace_s="1.5") as service:
+def test_during_the_grace_time_new_work_is_still_accepted(serve: Serve) -> None:
+    with serve(shutdown__grace_s="1.5") as service:
         started = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -56,15 +68,15 @@ def test_during_the_grace_time_new_work_is_still_accepted() -> None:
         assert time.monotonic() - started > 1.4
 
 
-def test_sigint_skips_the_grace_time() -> None:
-    with service_process(shutdown__grace_s="30") as service:
+def test_sigint_skips_the_grace_time(serve: Serve) -> None:
+    with serve(shutdown__grace_s="30") as service:
         service.process.send_signal(signal.SIGINT)
         assert service.wait(10) == 0
 
 
-def test_a_second_sigterm_ends_at_once() -> None:
+def test_a_second_sigterm_ends_at_once(serve: Serve) -> None:
     with (
-        service_process(stub__batch_ms="20000") as service,
+        serve(stub__batch_ms="20000") as service,
         ThreadPoolExecutor(1) as clients,
     ):
         lost = clients.submit(post, service)
@@ -77,9 +89,9 @@ def test_a_second_sigterm_ends_at_once() -> None:
         assert isinstance(lost.exception(), httpx.TransportError)
 
 
-def test_a_drain_that_takes_too_long_answers_503() -> None:
+def test_a_drain_that_takes_too_long_answers_503(serve: Serve) -> None:
     with (
-        service_process(stub__batch_ms="4000", shutdown__drain_timeout_s="0.5") as service,
+        serve(stub__batch_ms="4000", shutdown__drain_timeout_s="0.5") as service,
         ThreadPoolExecutor(1) as clients,
     ):
         late = clients.submit(post, service)
@@ -89,9 +101,11 @@ def test_a_drain_that_takes_too_long_answers_503() -> None:
         assert service.wait() == 0
 
 
-def test_a_crash_of_the_device_answers_and_exits_with_an_error() -> None:
+def test_a_crash_of_the_device_answers_and_exits_with_an_error(serve: Serve) -> None:
     with (
-        service_process(stub__crash_after_batches="1", stub__batch_ms="100") as service,
+        serve(
+            stub__crash_after_batches="1", stub__batch_ms="100", processes__max_restarts="0"
+        ) as service,
         ThreadPoolExecutor(4) as clients,
     ):
         # the warm-up of each model counts its own batches
@@ -101,26 +115,26 @@ def test_a_crash_of_the_device_answers_and_exits_with_an_error() -> None:
         assert "the device thread died" in service.log()
 
 
-def test_an_unusable_model_ends_the_process_with_an_error(tmp_path: Path) -> None:
+def test_an_unusable_model_ends_the_process_with_an_error(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"junk")
-    with service_process(
+    with serve(
         is_awaited=False, backend="torch", demo_models="false", models_dir=str(tmp_path)
     ) as service:
         assert service.wait(60) == 1
         assert "broken.safetensors" in service.log()
 
 
-def test_a_taken_port_ends_the_process_with_an_error() -> None:
+def test_a_taken_port_ends_the_process_with_an_error(serve: Serve) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        with service_process(is_awaited=False, port=port) as service:
+        with serve(is_awaited=False, port=port) as service:
             assert service.wait(30) not in (0, None)
 
 
-def test_a_client_that_closes_its_connection_frees_its_place() -> None:
-    with service_process(stub__batch_ms="1000", batch__max_images="1") as service:
+def test_a_client_that_closes_its_connection_frees_its_place(serve: Serve) -> None:
+    with serve(stub__batch_ms="1000", batch__max_images="1") as service:
         host, port = service.url.removeprefix("http://").split(":")
         content = jpeg()
         head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -135,8 +149,8 @@ def test_a_client_that_closes_its_connection_frees_its_place() -> None:
         assert 'smserve_dropped_total{reason="client_gone"} 3.0' in metrics
 
 
-def test_log_lines_are_json_with_the_request_id() -> None:
-    with service_process() as service:
+def test_log_lines_are_json_with_the_request_id(serve: Serve) -> None:
+    with serve() as service:
         headers = {"X-Request-ID": "my-id"}
         httpx.post(f"{service.url}/classify", content=jpeg(), headers=headers)
         service.process.send_signal(signal.SIGTERM)
@@ -154,8 +168,8 @@ def test_log_lines_are_json_with_the_request_id() -> None:
     }
 
 
-def test_the_log_says_where_to_go() -> None:
-    with service_process() as service:
+def test_the_log_says_where_to_go(serve: Serve) -> None:
+    with serve() as service:
         service.process.send_signal(signal.SIGTERM)
         assert service.wait() == 0
         lines = [orjson.loads(line) for line in service.log().splitlines()]

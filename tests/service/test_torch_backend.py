@@ -6,39 +6,19 @@ import httpx
 import pytest
 import torch
 
-from model.checkpoint import build_network, save_model
-from model.config import InputConfig, ModelSpec, TaskName
+from model.config import TaskName
 from service.app import create_app
 from service.backends.torch_backend import TorchBackend, select_device
 from service.catalog import open_catalog
 from service.schemas import ClassifyAnswer, DetectAnswer, SegmentAnswer
-from service.settings import Settings, SettingsError
+from service.settings import SettingsError
 from tests.service.pictures import photo
 from tests.service.running import running_service, wait_until_ready
+from tests.service.untrained import save_untrained, settings_for
 
 pytestmark = pytest.mark.anyio
 
-INPUTS = {
-    TaskName.CLASSIFY: InputConfig(short=64, crop=64),
-    TaskName.DETECT: InputConfig(short=96, long=160, pad_multiple=32),
-    TaskName.SEGMENT: InputConfig(short=64, long=128),
-}
 SCHEMAS = {"classify": ClassifyAnswer, "detect": DetectAnswer, "segment": SegmentAnswer}
-
-
-def save_untrained(folder: Path, task: TaskName, name: str, file: str | None = None) -> Path:
-    spec = ModelSpec(
-        name=name,
-        task=task,
-        variant="demo",
-        class_names=("cat", "dog", "bird"),
-        input=INPUTS[task],
-        demo=False,
-    )
-    torch.manual_seed(0)
-    path = folder / f"{file or name}.safetensors"
-    save_model(path, build_network(spec).state_dict(), spec)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +27,6 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in TaskName:
         save_untrained(folder, task, f"untrained-{task}")
     return folder
-
-
-def settings_for(folder: Path) -> Settings:
-    return Settings(models_dir=folder, demo_models=False, device="cpu", torch_threads=1)
 
 
 async def test_all_tasks_answer(models_dir: Path) -> None:

@@ -255,6 +255,30 @@ async def test_a_batch_without_memory_is_repeated_in_halves(gpu: FakeGpu, models
         assert (await running.client.get("/readyz")).status_code == 200
 
 
+async def test_a_failure_of_staging_is_judged_on_the_device_thread(
+    gpu: FakeGpu, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judges: list[str] = []
+    monkeypatch.setattr(
+        torch.cuda, "empty_cache", lambda: judges.append(threading.current_thread().name)
+    )
+
+    def exhaust(batch: Sequence[Any]) -> None:
+        assert threading.current_thread().name == "smserve-staging"
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    async with running_service(settings_for(models_dir, batch={"max_delay_ms": 2000})) as running:
+        gpu.on_stage = exhaust
+        async with asyncio.timeout(20):
+            files = [("image", photo(seed=seed)) for seed in range(8)]
+            response = await running.client.post("/classify", files=files)
+        assert ["predictions" in one for one in response.json()] == [True] * 8
+        assert set(judges) == {"smserve-device"}
+        counted = running.metric("smserve_device_out_of_memory_total", **LABELS)
+        assert counted == len(judges) > 0
+
+
 async def test_a_refused_launch_fails_its_image_alone(gpu: FakeGpu, models_dir: Path) -> None:
     def refuse(batch: Sequence[Any]) -> None:
         if any(image.original_hw == (200, 320) for image in batch):

@@ -16,6 +16,9 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.importorskip("playwright", reason="the playground is tested in a browser")
+
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
 from service.shipped import shipped_models
@@ -33,7 +36,7 @@ CHROMIUM_FLAGS = (
 )
 SERVE = """
 import sys
-from service.server import run
+from service.start import run
 from service.settings import load_settings
 sys.exit(run(load_settings(port=int(sys.argv[1]))))
 """

@@ -1,0 +1,147 @@
+"""The way of a picture up to its pixels: counted, admitted, decoded."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import ModelSpec
+from model.images import (
+    DecodeLimits,
+    ImageDecodeError,
+    ImageTooLargeError,
+    UnsupportedImageError,
+    decode_rgb,
+    jpeg_size,
+    read_header,
+)
+from service.engine.budget import Allowance, Turnstile
+from service.errors import ClientGoneError, DeadlineExceededError, ServiceError
+from service.pool import CpuPool
+from service.settings import Settings
+from service.telemetry import Metrics
+
+PlacedT = TypeVar("PlacedT")
+
+_DECODE_REASONS: Final = {
+    ImageDecodeError: "damaged",
+    UnsupportedImageError: "unsupported",
+    ImageTooLargeError: "too_large",
+}
+
+
+class Intake:
+    """Bounds what is held before the device; belongs to the event loop.
+
+    Attributes:
+        images: accepted and not yet answered.
+    """
+
+    def __init__(
+        self, settings: Settings, pool: CpuPool, metrics: Metrics, *, max_images: int
+    ) -> None:
+        self._pool = pool
+        self._metrics = metrics
+        queue, limits = settings.queue, settings.limits
+        self.images = Allowance(max_images, "images")
+        self._source_pixels = Allowance(queue.max_source_pixels, "pixels of pictures")
+        self._decode_turn = Turnstile(queue.max_decode_pixels)
+        self._limits = DecodeLimits(max_pixels=limits.max_pixels, max_side=limits.max_side)
+        self._all_answered = asyncio.Event()
+
+    @contextmanager
+    def admitted(self, spec: ModelSpec, *, retry_after_s: int) -> Iterator[None]:
+        """One image, from its admission to its answer; counts it by its outcome.
+
+        Raises:
+            QueueFullError: too many images are in work.
+        """
+        outcome = "failed"
+        try:
+            with self.images.hold(1, retry_after_s=retry_after_s):
+                yield
+            outcome = "ok"
+        except (ImageDecodeError, UnsupportedImageError, ImageTooLargeError) as exc:
+            outcome = "invalid"
+            self._metrics.decode_errors.labels(_DECODE_REASONS[type(exc)]).inc()
+            raise
+        except ServiceError as exc:
+            outcome = _outcome_of(exc)
+            raise
+        except asyncio.CancelledError:
+            outcome = "dropped"
+            raise
+        finally:
+            self._metrics.images.labels(spec.task, spec.name, outcome).inc()
+            if not self.images.held:
+                self._all_answered.set()
+
+    async def size(self, image: bytes) -> int:
+        """Pixels of an encoded picture, from its header; at most what the decoder accepts.
+
+        Raises:
+            ImageDecodeError: and its siblings of `model.images`.
+        """
+        # a JPEG's header is read in microseconds; others may hide much work in front of the size
+        found = jpeg_size(image)
+        if found is None:
+            header = await self._pool.run(read_header, image)
+            found = header.height, header.width
+        # what is over the limit is refused by the decoder, with a better message
+        return min(found[0] * found[1], self._limits.max_pixels)
+
+    @contextmanager
+    def holding(self, pixels: int, *, retry_after_s: int) -> Iterator[None]:
+        """Hold so many pixels of pictures inside the block.
+
+        Raises:
+            QueueFullError: too many are held.
+        """
+        with self._source_pixels.hold(pixels, retry_after_s=retry_after_s):
+            yield
+
+    def turn(self, pixels: int) -> AbstractAsyncContextManager[None]:
+        """Waits until so many pixels may be decoded, too."""
+        return self._decode_turn.hold(pixels)
+
+    async def decode(
+        self,
+        image: bytes,
+        place: Callable[[NDArray[np.uint8]], PlacedT],
+        *,
+        release: Callable[[], None] = lambda: None,
+    ) -> PlacedT:
+        """Decode on the pool; to be called within a `turn`.
+
+        Args:
+            place: what becomes of (H, W, 3) uint8, upright; called on the thread that decoded.
+            release: called if nothing comes of it, when `place` can no longer be running.
+
+        Raises:
+            ImageDecodeError: and its siblings of `model.images`.
+        """
+        return await self._pool.run_with(release, self._decode, image, place)
+
+    def _decode(self, image: bytes, place: Callable[[NDArray[np.uint8]], PlacedT]) -> PlacedT:
+        return place(decode_rgb(image, limits=self._limits))
+
+    async def drained(self, *, timeout_s: float) -> bool:
+        """Wait until everything accepted is answered; False when some is left."""
+        self._all_answered.clear()
+        if not self.images.held:
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._all_answered.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _outcome_of(error: ServiceError) -> str:
+    if isinstance(error, (DeadlineExceededError, ClientGoneError)):
+        return "dropped"
+    return "rejected" if error.status in (429, 503) else "failed"

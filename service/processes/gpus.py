@@ -1,0 +1,25 @@
+"""Which GPUs there are, without starting CUDA in this process."""
+
+import os
+from typing import Final
+
+import pynvml
+
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    chosen = os.environ.get(VISIBLE)  # noqa: TID251 - CUDA's own variable, no setting of ours
+    if chosen is not None:
+        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    try:
+        pynvml.nvmlInit()
+        return tuple(str(index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
+
+
+def use_only(gpu: str) -> None:
+    """Let this process see one GPU, as `cuda:0`; before torch is imported."""
+    os.environ[VISIBLE] = gpu  # noqa: TID251 - CUDA's own variable, no setting of ours

@@ -1,0 +1,46 @@
+"""How many processes there are, what they are called, and where they meet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from service.capacity import default_frontends
+from service.processes.gpus import visible_gpus
+from service.settings import Settings
+
+CONTROL: Final = "control.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The processes of one service.
+
+    Attributes:
+        fronts: processes that speak HTTP; 0: one process does everything.
+        engines: processes that compute.
+        gpus: as CUDA_VISIBLE_DEVICES names them; none: everything computes on the CPU.
+    """
+
+    fronts: int
+    engines: int
+    gpus: tuple[str, ...]
+
+    def gpu_of(self, engine: int) -> str | None:
+        """The GPU of an engine; None on the CPU."""
+        return self.gpus[engine % len(self.gpus)] if self.gpus else None
+
+
+def plan_layout(settings: Settings) -> Layout:
+    """The operator's numbers, and what suits the machine for those left out."""
+    on_cpu = settings.device == "cpu" or settings.backend == "stub"
+    gpus = () if on_cpu else visible_gpus()
+    fronts = settings.frontends
+    if fronts == "auto":
+        fronts = default_frontends() if gpus else 0
+    engines = settings.processes.engines
+    return Layout(fronts, max(1, len(gpus)) if engines == "auto" else engines, gpus)
+
+
+def engine_socket(folder: Path, index: int) -> Path:
+    """Where an engine listens for front ends."""
+    return folder / f"engine-{index}.sock"
