@@ -7,7 +7,7 @@ MINUTES ?= 9
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots load clean
+.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots load gates soak bench-http clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,19 @@ screenshots: $(VENV)/.dev  ## refresh the pictures of docs/images with a headles
 
 load: $(VENV)/.dev  ## 200 concurrent mixed requests against a server of its own
 	$(BIN)/python -m loadtests.mixed_load $(ARGS)
+
+GATES := drain crash overload abandon faults exactness
+gates: $(VENV)/.dev  ## reliability gates against a service of its own, some minutes: make gates ARGS="--frontends 2"
+	@failed=; for gate in $(GATES); do \
+	    $(BIN)/python -m loadtests.gates.$$gate --out loadtests/results/gate-$$gate.json $(ARGS) \
+	        || failed="$$failed $$gate"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+soak: $(VENV)/.dev  ## memory stays flat: make soak MINUTES=10 ARGS="--backend auto"
+	$(BIN)/python -m loadtests.gates.soak --minutes $(MINUTES) --out loadtests/results/gate-soak.json $(ARGS)
+
+bench-http: $(VENV)/.dev  ## the service over HTTP beside peers (pip install '.[peers]'): make bench-http ARGS=--quick
+	$(BIN)/python -m loadtests.bench_http --out loadtests/results/http.json $(ARGS)
 
 clean:  ## remove the virtual environment and all caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

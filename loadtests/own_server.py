@@ -1,16 +1,18 @@
-"""A server for one load test: the demo models on a free loopback port, in a process of its own."""
+"""Servers for load tests: each in processes of its own, on a free loopback port."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import httpx
 
@@ -18,12 +20,157 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 _PROGRAM: Final = (
     "import sys; from service.cli.app import main; sys.argv = ['smserve', 'serve']; main()"
 )
+_PREFIX: Final = "SMSERVE_"
 _START_S: Final = 180.0
 _STOP_S: Final = 60.0
+_POLL_S: Final = 0.05
 
 
 class ServerStartError(RuntimeError):
     """The server ended or did not become ready; the message holds its last log lines."""
+
+
+class ServerProcess:
+    """A program that listens on a loopback port; a block's end stops it and all its children.
+
+    Args:
+        command: of the program, which knows its port.
+        environment: all of it.
+        ready_path: answers 200 when requests are welcome.
+        start_s: longest time until then.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        port: int,
+        environment: Mapping[str, str],
+        ready_path: str = "/readyz",
+        start_s: float = _START_S,
+    ) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._command, self._environment = list(command), dict(environment)
+        self._ready_path, self._start_s = ready_path, start_s
+        self._folder = TemporaryDirectory(prefix="smserve-load-")
+        self._log_file = Path(self._folder.name) / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        if self._process is None:
+            raise RuntimeError("the server has not been started")
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start it, also once more after its end, on the same port."""
+        with self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                self._command,
+                env=self._environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> float:
+        """Seconds it took.
+
+        Raises:
+            ServerStartError: it ended, or took too long.
+        """
+        started = time.monotonic()
+        while time.monotonic() < started + self._start_s:
+            if self.process.poll() is not None:
+                status = self.process.returncode
+                raise ServerStartError(f"exit status {status}\n{self._last_lines()}")
+            if self.is_ready():
+                return time.monotonic() - started
+            time.sleep(_POLL_S)
+        raise ServerStartError(f"not ready after {self._start_s:.0f} s\n{self._last_lines()}")
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}{self._ready_path}", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def terminate(self) -> None:
+        """Send SIGTERM and do not wait."""
+        self.process.terminate()
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Exit status; None when it runs on."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """Terminate, wait, and kill what is left of the whole session."""
+        if self._process is not None:
+            self._process.terminate()
+            self.wait(_STOP_S)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._folder.cleanup()
+
+    def log(self) -> str:
+        """Everything the server has written so far."""
+        return self._log_file.read_text(encoding="utf-8", errors="replace")
+
+    def _last_lines(self, number: int = 20) -> str:
+        return "\n".join(self.log().splitlines()[-number:])
+
+
+def smserve_process(
+    *,
+    port: int | None = None,
+    is_inherited: bool = False,
+    start_s: float = _START_S,
+    **settings: str,
+) -> ServerProcess:
+    """The service, not started yet.
+
+    Args:
+        is_inherited: `SMSERVE_*` variables of the caller apply where `settings` say nothing.
+        settings: names of variables without the prefix, e.g. `batch__max_images="4"`.
+    """
+    port = port or free_port()
+    ours = dict(os.environ)  # noqa: TID251 - handed on to the server, not read
+    environment = {
+        name: value for name, value in ours.items() if is_inherited or not name.startswith(_PREFIX)
+    }
+    environment.setdefault(f"{_PREFIX}LOG__LEVEL", "warning")
+    environment.setdefault(f"{_PREFIX}SHUTDOWN__GRACE_S", "0")
+    environment |= {f"{_PREFIX}{name}".upper(): value for name, value in settings.items()}
+    environment |= {f"{_PREFIX}HOST": "127.0.0.1", f"{_PREFIX}PORT": str(port)}
+    return ServerProcess(
+        [sys.executable, "-c", _PROGRAM], port=port, environment=environment, start_s=start_s
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,65 +183,20 @@ class OwnServer:
 
 @contextmanager
 def own_server() -> Iterator[OwnServer]:
-    """Start the server, wait until it is ready, stop it at the end.
+    """Start the service, wait until it is ready, stop it at the end.
 
     `SMSERVE_*` variables of the caller apply, apart from the address.
 
     Raises:
         ServerStartError: it cannot serve.
     """
-    port = _free_port()
-    environment = os.environ | {  # noqa: TID251 - handed on to the server, not read
-        "SMSERVE_HOST": "127.0.0.1",
-        "SMSERVE_PORT": str(port),
-        "SMSERVE_LOG__LEVEL": "warning",
-        "SMSERVE_SHUTDOWN__GRACE_S": "0",
-    }
-    with TemporaryDirectory(prefix="smserve-load-") as folder:
-        log_file = Path(folder) / "server.log"
-        with (
-            log_file.open("wb") as log,
-            subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-c", _PROGRAM], env=environment, cwd=ROOT, stderr=log
-            ) as process,
-        ):
-            try:
-                server = OwnServer(f"http://127.0.0.1:{port}", process.pid)
-                _wait_until_ready(server.url, process, log_file)
-                yield server
-            finally:
-                _stop(process)
+    with smserve_process(is_inherited=True, shutdown__grace_s="0") as server:
+        yield OwnServer(server.url, server.pid)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback address on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log_file: Path) -> None:
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ServerStartError(f"exit status {process.returncode}\n{_last_lines(log_file)}")
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise ServerStartError(f"not ready after {_START_S:.0f} s\n{_last_lines(log_file)}")
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _last_lines(log_file: Path, number: int = 20) -> str:
-    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(lines[-number:])

@@ -1,0 +1,116 @@
+"""What a backend does without a service around it: `infer` in a loop on decoded pictures.
+
+python -m loadtests.bare_engine --model FILE --batch 128 --pictures FOLDER
+
+The pictures are decoded and prepared before the clock runs; copies to and from the device count.
+The result is one line of JSON.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from loadtests.own_server import ROOT
+from loadtests.workloads import Workload
+from model.config import TaskName
+from model.images import DecodeLimits, decode_rgb
+from model.results import DEFAULT_PARAMS, DetectParams, Params
+from service.backends.base import Backend, BatchWarmUp
+from service.backends.selection import open_backend, select_backend
+from service.setting_groups import GpuSettings
+
+_LIMITS = DecodeLimits(max_pixels=50_000_000, max_side=16_384)
+
+
+def open_model(path: Path, batch_images: int) -> Backend:
+    """As the service opens it, on the GPU if there is one."""
+    selection = select_backend("auto", "auto")
+    return open_backend(path, selection, gpu=GpuSettings(), batch_images=batch_images)
+
+
+def decode(backend: Backend, picture: bytes) -> Any:
+    """An encoded picture as the backend's network sees it."""
+    return backend.prepare(decode_rgb(picture, limits=_LIMITS))
+
+
+def params_of(task: TaskName, *, has_random_weights: bool) -> Params:
+    """What the requests of `loadtests.workloads` ask for."""
+    if task is TaskName.DETECT and has_random_weights:
+        return DetectParams(score_threshold=0.0)
+    return DEFAULT_PARAMS[task]
+
+
+def warm_up(backend: Backend, batch: Sequence[Any], params: Sequence[Params]) -> None:
+    """Compile and capture what a batch of this size and shape needs."""
+    if isinstance(backend, BatchWarmUp):
+        backend.warm_up(len(batch))
+    for _ in range(2):
+        backend.infer(batch, params)
+
+
+def time_calls(call: Callable[[], object], budget_s: float) -> float:
+    """Median seconds of a call, of at least three."""
+    seconds: list[float] = []
+    while len(seconds) < 3 or sum(seconds) < budget_s:
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def measure(workload: Workload, batch: int, budget_s: float) -> dict[str, float]:
+    """Images per second of the bare engine, measured in a process of its own.
+
+    Returns:
+        `images_per_s` and `seconds` of one call.
+
+    Raises:
+        RuntimeError: the process failed; the message holds its last lines.
+    """
+    with TemporaryDirectory(prefix="smserve-bare-") as folder:
+        for number, picture in enumerate(workload.pictures):
+            (Path(folder) / f"{number:04}.jpg").write_bytes(picture)
+        command = [sys.executable, "-m", "loadtests.bare_engine"]
+        command += ["--model", str(workload.model_file), "--pictures", folder]
+        command += ["--batch", str(batch), "--budget-s", str(budget_s)]
+        if "threshold=0" in workload.query:
+            command.append("--random-weights")
+        done = subprocess.run(  # noqa: S603 - our own program
+            command, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"bare engine: {done.stderr[-1000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Measure one batch size in this process."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of JPEG files")
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--budget-s", type=float, default=3.0)
+    parser.add_argument("--random-weights", action="store_true", help="detection keeps everything")
+    args = parser.parse_args()
+    backend = open_model(args.model, args.batch)
+    pictures = [path.read_bytes() for path in sorted(args.pictures.glob("*.jpg"))]
+    pictures = [pictures[index % len(pictures)] for index in range(args.batch)]
+    batch = [decode(backend, picture) for picture in pictures]
+    params = [params_of(backend.spec.task, has_random_weights=args.random_weights)] * args.batch
+    warm_up(backend, batch, params)
+    seconds = time_calls(lambda: backend.infer(batch, params), args.budget_s)
+    print(json.dumps({"images_per_s": args.batch / seconds, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
