@@ -13,6 +13,8 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from service.access import AccessMiddleware, record_of
+from service.admin import admin_endpoint
+from service.administration import EngineAdministration
 from service.context import Scrape, ServiceContext
 from service.documentation import install_openapi
 from service.engine.base import Engine
@@ -128,12 +130,24 @@ def _middleware(
 
 
 @asynccontextmanager
+async def _administered(context: ServiceContext) -> AsyncIterator[None]:
+    """The endpoint for operators, where this process is the whole service."""
+    if isinstance(context.engine, LocalEngine):
+        administration = EngineAdministration(context.engine.core, name="service")
+        async with admin_endpoint(context.settings.admin, administration):
+            yield
+    else:
+        yield
+
+
+@asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load in the background, so that the probes answer meanwhile."""
     context: ServiceContext = app.state.context
     starting = asyncio.create_task(_start(context.engine), name="engine-start")
     try:
-        yield
+        async with _administered(context):
+            yield
     finally:
         starting.cancel()
         with suppress(asyncio.CancelledError):

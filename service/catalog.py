@@ -1,8 +1,10 @@
 """Which models are served: those of the operator's folder, then those that ship."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,10 +27,17 @@ ThingT = TypeVar("ThingT")
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A loaded model and its description."""
+    """A loaded model and its description.
+
+    Attributes:
+        loading: a number of its own for every entry of this process.
+        since: when it was loaded, seconds since 1970.
+    """
 
     backend: Backend
     model: ServedModel
+    loading: int = field(default_factory=count(1).__next__)
+    since: float = field(default_factory=time.time)
 
 
 def model_files(settings: Settings) -> list[Path]:
@@ -120,12 +129,21 @@ def reload_catalog(
     # what was not looked at stays, also where its file is gone
     order = [*names, *(model for model in kept if model not in names)]
     after = kept | loaded
-    entries = _describe([after[model] for model in order if model in after])
+    described = _describe([after[model] for model in order if model in after])
+    entries = tuple(_unless_new(entry, current) for entry in described)
     return CatalogChanges(
         entries=entries,
         loaded=tuple(entry for entry in entries if entry.model.spec.name in loaded),
         gone=tuple(gone),
     )
+
+
+def _unless_new(entry: CatalogEntry, current: Mapping[str, CatalogEntry]) -> CatalogEntry:
+    """What stays keeps its number and its time; whether it is a default may have changed."""
+    old = current.get(entry.model.spec.name)
+    if old is None or old.backend is not entry.backend:
+        return entry
+    return replace(entry, loading=old.loading, since=old.since)
 
 
 def _only(things: Mapping[str, ThingT], name: str | None) -> dict[str, ThingT]:

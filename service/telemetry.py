@@ -59,6 +59,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = MergingRegistry()
+        self._infos: dict[str, tuple[str, ...]] = {}
         self.registry.declare(ProcessCollector(registry=self.registry), Merge.EACH)
         self.registry.declare(PlatformCollector(registry=self.registry), Merge.SAME)
         self._create_request_metrics()
@@ -226,7 +227,11 @@ class Metrics:
             self.model_ready,
         ):
             per_model.labels(task, model)
-        self.model_info.labels(task, model, backend, device, dtype, sha256).set(1)
+        if model in self._infos:
+            # another file of the same model came before
+            self.model_info.remove(*self._infos[model])
+        self._infos[model] = (task, model, backend, device, dtype, sha256)
+        self.model_info.labels(*self._infos[model]).set(1)
 
     def watch_queue(
         self,

@@ -16,10 +16,12 @@ class BatchKey:
     Attributes:
         model: its name; speed is measured per model.
         shape: height and width of the network's input.
+        loading: which loading of the model; after a reload, old and new never share a batch.
     """
 
     model: str
     shape: tuple[int, int]
+    loading: int = 0
 
     @property
     def pixels(self) -> int:

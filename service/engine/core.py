@@ -11,7 +11,7 @@ from model.config import TaskName
 from model.results import Params
 from service.backends.base import Backend, BatchWarmUp
 from service.capacity import capacity_for
-from service.catalog import CatalogEntry, open_catalog
+from service.catalog import CatalogChanges, CatalogEntry, open_catalog, reload_catalog
 from service.engine.base import EngineState, EngineStatus, Priority, ServedModel
 from service.engine.batch_types import BatchKey, BatchLimits, Served
 from service.engine.batcher import Batcher
@@ -22,6 +22,7 @@ from service.errors import (
     EngineUnavailableError,
     ModelNotFoundError,
     NotReadyError,
+    ReloadRefusedError,
     ShuttingDownError,
 )
 from service.pool import CpuPool
@@ -58,12 +59,10 @@ class EngineCore:
         self._open_entries = open_entries
         self._state, self._detail = EngineState.STARTING, "loading models"
         self._entries: dict[str, CatalogEntry] = {}
+        # also of models that are gone, but have work that is not done
+        self._tasks: dict[str, TaskName] = {}
         self._device = DeviceThreads(lambda cause: self._fail(f"the device thread died: {cause}"))
-        runner = BackendRunner(
-            self._device,
-            lambda model: self._entries[model].backend,
-            on_out_of_memory=self._count_out_of_memory,
-        )
+        runner = BackendRunner(self._device, on_out_of_memory=self._count_out_of_memory)
         self._batcher: Batcher[Work, Any] = Batcher(
             runner, _batch_limits(settings, _UNTIL_LOADED), _BatchMetrics(self)
         )
@@ -114,11 +113,33 @@ class EngineCore:
             ServiceError: see `Batcher.submit`.
         """
         return await self._batcher.submit(
-            Work(prepared, params),
-            key=BatchKey(entry.model.spec.name, prepared.shape),
+            Work(entry.backend, prepared, params),
+            key=BatchKey(entry.model.spec.name, prepared.shape, entry.loading),
             deadline=deadline,
             priority=priority,
         )
+
+    async def reload(self, model: str | None) -> CatalogChanges:
+        """Load what is new, warm it up beside the running work, and only then serve it.
+
+        What is in work goes on with the model it was accepted for.
+
+        Args:
+            model: this one alone; None: all of them.
+
+        Raises:
+            ReloadRefusedError: the engine is not ready.
+            Exception: whatever made a model unusable; what was served before is served on.
+        """
+        if self._state is not EngineState.READY:
+            raise ReloadRefusedError(f"the engine is {self._state}: {self._detail}")
+        found = await asyncio.to_thread(reload_catalog, self._settings, self._entries, model)
+        for entry in found.loaded:
+            await self._warm_up(entry)
+        for name in found.gone:
+            self._metrics.model_ready.labels(self.task_of(name), name).set(0)
+        self._entries = {entry.model.spec.name: entry for entry in found.entries}
+        return found
 
     def entry(self, model: str) -> CatalogEntry:
         """A model that answers.
@@ -198,6 +219,7 @@ class EngineCore:
 
     async def _warm_up(self, entry: CatalogEntry) -> None:
         backend, spec = entry.backend, entry.model.spec
+        self._tasks[spec.name] = spec.task
         self._metrics.add_model(
             spec.task,
             spec.name,
@@ -212,7 +234,9 @@ class EngineCore:
             backend,
             pool=self._pool,
             device=self._device.compute,
-            batch_cap=lambda shape: self._batcher.batch_cap(BatchKey(spec.name, shape)),
+            batch_cap=lambda shape: self._batcher.batch_cap(
+                BatchKey(spec.name, shape, entry.loading)
+            ),
             tell=self._tell,
         )
         self._metrics.warm_up_seconds.labels(spec.task, spec.name).set(seconds)
@@ -233,8 +257,8 @@ class EngineCore:
         )
 
     def task_of(self, model: str) -> TaskName:
-        """Of a model that answers."""
-        return self._entries[model].model.spec.task
+        """Of a model that answers, or has answered."""
+        return self._tasks[model]
 
     def _refuse_unless_ready(self) -> None:
         match self._state:

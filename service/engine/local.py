@@ -58,6 +58,11 @@ class LocalEngine:
             except TimeoutError as exc:
                 raise DeadlineExceededError("the deadline passed before the answer") from exc
 
+    @property
+    def core(self) -> EngineCore:
+        """What computes; for those who administer it."""
+        return self._core
+
     def models(self) -> tuple[ServedModel, ...]:
         return self._core.models()
 

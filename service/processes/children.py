@@ -72,6 +72,9 @@ class Child:
         was_ready: it has been READY at some time.
         hangs: it was ended because it was silent.
         ended: set when it has.
+        since: it was started, seconds since 1970.
+        state: as it last said.
+        detail: for people.
     """
 
     def __init__(self, kind: Kind, index: int, process: BaseProcess) -> None:
@@ -82,6 +85,8 @@ class Child:
         self.was_ready = False
         self.hangs = False
         self.ended = asyncio.Event()
+        self.since = time.time()
+        self.state, self.detail = "starting", "it has not reported yet"
         self._beat_before_s = 0.0
         self._heard_at = time.monotonic()
 
@@ -98,6 +103,7 @@ class Child:
     def note(self, fields: Mapping[str, Any]) -> None:
         """It has said how it is."""
         status = status_from_fields(fields)
+        self.state, self.detail = status.state.value, status.detail
         self._heard_at = time.monotonic()
         if status.state is EngineState.READY:
             self.was_ready = True
@@ -143,3 +149,7 @@ class Restarts:
         while now - times[0] > self._settings.restart_window_s:
             times.popleft()
         return len(times) <= self._settings.max_restarts
+
+    def number(self, name: str) -> int:
+        """Restarts of a process within the window, as of its last one."""
+        return len(self._times[name])

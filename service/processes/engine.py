@@ -4,16 +4,20 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from service.administration import EngineAdministration, model_reports, reload_to_fields
 from service.engine.core import EngineCore
+from service.errors import ReloadFailedError, ServiceError
 from service.memory import bound_memory
 from service.pool import CpuPool
 from service.processes.child import Control, begin, report
 from service.processes.engine_server import EngineServer
 from service.processes.gpus import use_only
 from service.processes.layout import engine_socket
+from service.processes.peer import Content
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -52,13 +56,17 @@ class _EngineProcess:
         self._server = EngineServer(
             self._core, self._pool, max_images_per_key=settings.queue.max_images_per_key
         )
+        self._administration = EngineAdministration(self._core, name=f"engine-{index}")
         self._control = Control(f"engine-{index}", folder, self._metrics)
         self._end: asyncio.Future[int] | None = None
 
     async def run(self) -> int:
         """Serve -> the exit status."""
         self._end = asyncio.get_running_loop().create_future()
-        await self._control.connect(notices={"stop": self._stop})
+        await self._control.connect(
+            answers={"reload": self._reload, "models": self._models},
+            notices={"stop": self._stop},
+        )
         reporting = asyncio.create_task(
             report(self._control, self._metrics, self._core, every_s=_REPORT_S)
         )
@@ -81,6 +89,20 @@ class _EngineProcess:
             self._fail("the engine could not start")
             return
         self._server.announce()
+
+    async def _reload(self, fields: Mapping[str, Any], payload: bytes) -> Content:
+        try:
+            report = await self._administration.reload(fields["model"])
+        except ServiceError:
+            raise
+        except Exception as exc:
+            log.exception("reload failed")
+            raise ReloadFailedError(f"{type(exc).__name__}: {exc}") from exc
+        self._server.announce()
+        return reload_to_fields(report), b""
+
+    async def _models(self, fields: Mapping[str, Any], payload: bytes) -> Content:
+        return {"models": [asdict(own) for own in model_reports(self._core)]}, b""
 
     def _stop(self, fields: Mapping[str, Any], payload: bytes) -> None:
         self._core.begin_draining()

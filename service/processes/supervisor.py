@@ -11,9 +11,11 @@ from typing import Any, Final
 
 from setproctitle import setproctitle
 
+from service.admin import admin_endpoint
 from service.errors import EngineUnavailableError
 from service.logs import configure_logging
 from service.metrics_hub import MetricsHub
+from service.processes.administration import ChildrenAdministration
 from service.processes.children import Child, Kind, Restarts, start_engine, start_front
 from service.processes.layout import CONTROL, Layout
 from service.processes.listeners import open_listeners
@@ -75,13 +77,15 @@ class _Supervisor:
             loop.add_signal_handler(number, self._on_signal, number)
         control = await loop.create_unix_server(self._accept, str(self._folder / CONTROL))
         watching = asyncio.create_task(self._watch(), name="watch")
+        administration = ChildrenAdministration(self._living, self._restarts.number)
         try:
-            for index in range(self._layout.engines):
-                self._start(Kind.ENGINE, index)
-            for index in range(self._layout.fronts):
-                self._start(Kind.FRONT, index)
-            log.info("listening", extra={"url": self._url})
-            return await self._ended
+            async with admin_endpoint(self._settings.admin, administration):
+                for index in range(self._layout.engines):
+                    self._start(Kind.ENGINE, index)
+                for index in range(self._layout.fronts):
+                    self._start(Kind.FRONT, index)
+                log.info("listening", extra={"url": self._url})
+                return await self._ended
         finally:
             watching.cancel()
             for child in self._children.values():
@@ -122,9 +126,12 @@ class _Supervisor:
             self._metrics.restarts.labels(child.kind.value, reason).inc()
             self._start(child.kind, child.index)
 
+    def _living(self) -> list[Child]:
+        return [child for child in self._children.values() if child.is_alive]
+
     def _count_living(self) -> None:
         for kind in Kind:
-            living = sum(own.is_alive and own.kind is kind for own in self._children.values())
+            living = sum(own.kind is kind for own in self._living())
             self._metrics.processes.labels(kind.value).set(living)
 
     def _accept(self) -> asyncio.BaseProtocol:
@@ -150,13 +157,13 @@ class _Supervisor:
         return peer.channel
 
     async def _answer_scrape(self, fields: Mapping[str, Any], payload: bytes) -> Content:
-        await asyncio.gather(*map(self._refresh, self._children.values()))
+        await asyncio.gather(*map(self._refresh, self._living()))
         self._hub.update("supervisor", self._metrics.registry.snapshot())
         content, media_type = self._hub.exposition()
         return {"media_type": media_type}, content
 
     async def _refresh(self, child: Child) -> None:
-        if child.peer is None or not child.is_alive:
+        if child.peer is None:
             return
         try:
             _, snapshot = await child.peer.ask("metrics", timeout_s=_SNAPSHOT_S)
@@ -170,8 +177,8 @@ class _Supervisor:
         limit = self._settings.timeouts.heartbeat_s
         while True:
             await asyncio.sleep(_WATCH_S)
-            for child in self._children.values():
-                if child.is_alive and child.hangs_for(limit):
+            for child in self._living():
+                if child.hangs_for(limit):
                     log.error("process hangs", extra={"child": child.name, "silent_s": limit})
                     child.hangs = True
                     child.kill()
@@ -195,7 +202,7 @@ class _Supervisor:
     async def _end_all(
         self, kind: Kind, what: str, fields: Mapping[str, Any], timeout_s: float
     ) -> None:
-        children = [own for own in self._children.values() if own.kind is kind and own.is_alive]
+        children = [own for own in self._living() if own.kind is kind]
         for child in children:
             if child.peer is None:
                 # it has not even connected: there is nothing to finish
