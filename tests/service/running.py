@@ -44,7 +44,7 @@ class Running:
     @property
     def core(self) -> EngineCore:
         """What computes."""
-        core: EngineCore = self.apart or self.context.engine._core  # type: ignore[attr-defined]
+        core: EngineCore = self.apart or self.context.engine.core  # type: ignore[attr-defined]
         return core
 
     def metric(self, name: str, **labels: str) -> float:
