@@ -113,7 +113,9 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def decode_rgb(data: bytes, *, limits: DecodeLimits) -> NDArray[np.uint8]:
+def decode_rgb(
+    data: bytes, *, limits: DecodeLimits, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """Decode one image, upright, as RGB; of animations the first frame.
 
     Transparency is composed over white, as a browser page shows it. 16-bit and floating-point
@@ -122,9 +124,10 @@ def decode_rgb(data: bytes, *, limits: DecodeLimits) -> NDArray[np.uint8]:
     Args:
         data: an encoded JPEG, PNG, WebP, BMP, TIFF or GIF file.
         limits: checked against the header, before pixels are read.
+        out: uint8, one-dimensional; where an ordinary JPEG is decoded to if there is room.
 
     Returns:
-        (H, W, 3) uint8, contiguous, EXIF orientation applied.
+        (H, W, 3) uint8, contiguous, EXIF orientation applied; perhaps a view of `out`.
 
     Raises:
         ImageDecodeError: damaged, truncated or empty bytes.
@@ -134,7 +137,12 @@ def decode_rgb(data: bytes, *, limits: DecodeLimits) -> NDArray[np.uint8]:
     with _open(data) as image:
         _check_size(image, limits)
         orientation = _orientation(image)
-        pixels = _decode_jpeg(data) if image.format == "JPEG" and image.mode == "RGB" else None
+        pixels = None
+        if image.format == "JPEG" and image.mode == "RGB":
+            fits = (
+                out is not None and orientation == 1 and 3 * image.width * image.height <= out.size
+            )
+            pixels = _decode_jpeg(data, out if fits else None)
         if pixels is None:
             pixels = _decode_any(image)
     return np.ascontiguousarray(_upright(pixels, orientation))
@@ -188,10 +196,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: bytes, out: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
     """Fast path for ordinary JPEG files; None leaves anything odd to the general path."""
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
     except (ValueError, MemoryError):
         return None
     return pixels

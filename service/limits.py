@@ -136,5 +136,5 @@ class _BodyMeter:
     def _count(self, num_bytes: int) -> None:
         if self.num_bytes + num_bytes > self._max_bytes:
             raise BodyTooLargeError(f"the body has more than {self._max_bytes} bytes, the limit")
-        self._held.take(num_bytes, retry_after_s=1)
+        self._held.take(num_bytes, retry_after_s=lambda: 1)
         self.num_bytes += num_bytes

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 ArgsT = TypeVarTuple("ArgsT")
 ResultT = TypeVar("ResultT")
@@ -48,3 +48,52 @@ class CpuPool:
     def close(self) -> None:
         """Withdraw what has not begun; does not wait for what has."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class PooledCalls:
+    """Calls that come together go to the pool together: a hand-over costs more than a short call.
+
+    Those that are made before the event loop's next turn are shared out among the threads.
+    """
+
+    def __init__(self, pool: CpuPool) -> None:
+        self._pool = pool
+        self._calls: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self, function: Callable[[], ResultT]) -> ResultT:
+        """Call `function` on a thread; cancelling does not withdraw it."""
+        loop = asyncio.get_running_loop()
+        if not self._calls:
+            loop.call_soon(self._hand_over)
+        future: asyncio.Future[ResultT] = loop.create_future()
+        self._calls.append((function, future))
+        return await future
+
+    def _hand_over(self) -> None:
+        calls, self._calls = self._calls, []
+        share = -(-len(calls) // self._pool.size)
+        for start in range(0, len(calls), share):
+            task = asyncio.create_task(self._run(calls[start : start + share]))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, calls: Sequence[tuple[Callable[[], Any], "asyncio.Future[Any]"]]) -> None:
+        outcomes = await self._pool.run(_outcomes, [function for function, _ in calls])
+        for (_, future), (result, error) in zip(calls, outcomes, strict=True):
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+
+def _outcomes(functions: Sequence[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
+    outcomes: list[tuple[Any, Exception | None]] = []
+    for function in functions:
+        try:
+            outcomes.append((function(), None))
+        except Exception as exc:  # noqa: BLE001 - handed to its own caller
+            outcomes.append((None, exc))
+    return outcomes

@@ -184,7 +184,11 @@ class PredictionService:
     async def _encode(self, call: _Call, outcomes: Sequence[Outcome | Exception]) -> Response:
         first, spec = outcomes[0], call.model.spec
         if call.output == "json" or isinstance(first, Exception):
-            content = await self._pool.run(_encode_json, call, outcomes)
+            if spec.task is TaskName.CLASSIFY and len(outcomes) == 1:
+                # a few numbers: another thread would take longer to be reached
+                content = _encode_json(call, outcomes)
+            else:
+                content = await self._pool.run(_encode_json, call, outcomes)
             return Response(content, media_type="application/json")
         if call.output == "labels" and isinstance(first.result, Segmentation):
             content = await self._pool.run(label_map_png, first.result)
@@ -233,17 +237,28 @@ async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, ResultT]) -> 
     Raises:
         ClientGoneError: it did.
     """
-    working = asyncio.ensure_future(work)
+    task = asyncio.current_task()
     watching = asyncio.ensure_future(_disconnected(receive))
+    is_over = is_gone = False
+
+    def give_up(ended: "asyncio.Task[None]") -> None:
+        nonlocal is_gone
+        if is_over or ended.cancelled() or task is None:
+            return
+        is_gone = True
+        task.cancel()
+
+    watching.add_done_callback(give_up)
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGoneError("the client closed the connection")
+        return await work
+    except asyncio.CancelledError:
+        # somebody else may have cancelled this task as well
+        if is_gone and task is not None and not task.uncancel():
+            raise ClientGoneError("the client closed the connection") from None
+        raise
     finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        is_over = True
+        watching.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:

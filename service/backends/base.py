@@ -44,6 +44,7 @@ class Backend(Protocol):
         device: where it computes, e.g. `cpu`.
         dtype: of the computation, e.g. `float32`.
         sha256: of the model file; None when there is no file.
+        prepares_at_once: `prepare` only notes sizes: going to another thread would take longer.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Backend(Protocol):
     dtype: str
     sha256: str | None
     spec: ModelSpec
+    prepares_at_once: bool
 
     def prepare(self, rgb: NDArray[np.uint8]) -> Any:
         """(H, W, 3) uint8, upright -> a `PreparedImage`."""

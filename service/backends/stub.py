@@ -71,6 +71,7 @@ class StubBackend:
     device = "cpu"
     dtype = "uint8"
     sha256: str | None = None
+    prepares_at_once = True
 
     def __init__(self, task: TaskName, settings: StubSettings) -> None:
         names = ("background", *_CLASSES) if task is TaskName.SEGMENT else _CLASSES

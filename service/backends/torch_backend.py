@@ -24,6 +24,7 @@ class TorchBackend:
     """PyTorch on the CPU or on one GPU."""
 
     kind = "torch"
+    prepares_at_once = False
 
     def __init__(self, predictor: "Predictor", *, device: str, sha256: str | None) -> None:
         self._predictor = predictor

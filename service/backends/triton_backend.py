@@ -42,6 +42,7 @@ class TritonBackend:
         *,
         device: str,
         sha256: str | None,
+        prepares_at_once: bool,
         warm_up_batches: Sequence[int],
     ) -> None:
         self._predictor = predictor
@@ -49,6 +50,7 @@ class TritonBackend:
         self.device = device
         self.dtype = str(predictor.dtype).removeprefix("torch.")
         self.sha256 = sha256
+        self.prepares_at_once = prepares_at_once
         self.warm_up_batches = tuple(sorted(warm_up_batches, reverse=True))
 
     @classmethod
@@ -78,7 +80,13 @@ class TritonBackend:
                 batch_buckets=buckets,
             ),
         )
-        return cls(predictor, device=device, sha256=file_sha256(path), warm_up_batches=buckets)
+        return cls(
+            predictor,
+            device=device,
+            sha256=file_sha256(path),
+            prepares_at_once=gpu.preprocessing == "fast",
+            warm_up_batches=buckets,
+        )
 
     @property
     def graph_count(self) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from service.errors import ClientLimitError, QueueFullError
@@ -20,16 +20,17 @@ class Allowance:
         self.limit = limit
         self._unit = unit
 
-    def take(self, amount: int, *, retry_after_s: int) -> None:
+    def take(self, amount: int, *, retry_after_s: Callable[[], int]) -> None:
         """Hold `amount` until it is given back; when nothing is held, any amount fits.
 
         Raises:
             QueueFullError: too much is held already.
         """
         if self.held and self.held + amount > self.limit:
+            seconds = retry_after_s()
             raise QueueFullError(
-                f"{self.held} {self._unit} in work, limit {self.limit}; retry in {retry_after_s} s",
-                retry_after_s=retry_after_s,
+                f"{self.held} {self._unit} in work, limit {self.limit}; retry in {seconds} s",
+                retry_after_s=seconds,
             )
         self.held += amount
 
@@ -37,7 +38,7 @@ class Allowance:
         self.held -= amount
 
     @contextmanager
-    def hold(self, amount: int, *, retry_after_s: int) -> Iterator[None]:
+    def hold(self, amount: int, *, retry_after_s: Callable[[], int]) -> Iterator[None]:
         """Hold `amount` inside the block.
 
         Raises:
@@ -67,7 +68,9 @@ class ClientShares:
         return len(self._held)
 
     @contextmanager
-    def hold(self, client: str, images: int = 1, *, retry_after_s: int) -> Iterator[None]:
+    def hold(
+        self, client: str, images: int = 1, *, retry_after_s: Callable[[], int]
+    ) -> Iterator[None]:
         """Hold `images` inside the block; a client with nothing in work may hold any number.
 
         Args:
@@ -81,10 +84,10 @@ class ClientShares:
             return
         held = self._held.get(client, 0)
         if held and held + images > self._limit:
+            seconds = retry_after_s()
             raise ClientLimitError(
-                f"{held} images of this client in work, limit {self._limit}; "
-                f"retry in {retry_after_s} s",
-                retry_after_s=retry_after_s,
+                f"{held} images of this client in work, limit {self._limit}; retry in {seconds} s",
+                retry_after_s=seconds,
             )
         self._held[client] = held + images
         try:

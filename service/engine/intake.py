@@ -54,7 +54,9 @@ class Intake:
         self._all_answered = asyncio.Event()
 
     @contextmanager
-    def admitted(self, spec: ModelSpec, client: str, *, retry_after_s: int) -> Iterator[None]:
+    def admitted(
+        self, spec: ModelSpec, client: str, *, retry_after_s: Callable[[], int]
+    ) -> Iterator[None]:
         """One image, from its admission to its answer; counts it by its outcome.
 
         Args:
@@ -102,7 +104,7 @@ class Intake:
         return min(found[0] * found[1], self._limits.max_pixels)
 
     @contextmanager
-    def holding(self, pixels: int, *, retry_after_s: int) -> Iterator[None]:
+    def holding(self, pixels: int, *, retry_after_s: Callable[[], int]) -> Iterator[None]:
         """Hold so many pixels of pictures inside the block.
 
         Raises:
@@ -120,21 +122,28 @@ class Intake:
         image: bytes,
         place: Callable[[NDArray[np.uint8]], PlacedT],
         *,
+        out: NDArray[np.uint8] | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> PlacedT:
         """Decode on the pool; to be called within a `turn`.
 
         Args:
             place: what becomes of (H, W, 3) uint8, upright; called on the thread that decoded.
+            out: where pixels may be written, see `decode_rgb`.
             release: called if nothing comes of it, when `place` can no longer be running.
 
         Raises:
             ImageDecodeError: and its siblings of `model.images`.
         """
-        return await self._pool.run_with(release, self._decode, image, place)
+        return await self._pool.run_with(release, self._decode, image, place, out)
 
-    def _decode(self, image: bytes, place: Callable[[NDArray[np.uint8]], PlacedT]) -> PlacedT:
-        return place(decode_rgb(image, limits=self._limits))
+    def _decode(
+        self,
+        image: bytes,
+        place: Callable[[NDArray[np.uint8]], PlacedT],
+        out: NDArray[np.uint8] | None,
+    ) -> PlacedT:
+        return place(decode_rgb(image, limits=self._limits, out=out))
 
     async def drained(self, *, timeout_s: float) -> bool:
         """Wait until everything accepted is answered; False when some is left."""

@@ -50,7 +50,7 @@ class LocalEngine:
 
     async def predict(self, job: Job) -> Outcome:
         entry = self._core.entry(job.model)
-        retry_after_s = self._core.retry_after_s()
+        retry_after_s = self._core.retry_after_s
         with self._intake.admitted(entry.model.spec, job.client, retry_after_s=retry_after_s):
             try:
                 async with asyncio.timeout(job.deadline - time.monotonic()):
@@ -82,7 +82,7 @@ class LocalEngine:
             return backend.prepare(rgb), (rgb.shape[0], rgb.shape[1])
 
         pixels = await self._intake.size(job.image)
-        with self._intake.holding(pixels, retry_after_s=self._core.retry_after_s()):
+        with self._intake.holding(pixels, retry_after_s=self._core.retry_after_s):
             async with self._intake.turn(pixels):
                 prepared, (height, width) = await self._intake.decode(job.image, place)
             decoded = time.monotonic()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ from service.backends.base import Backend
 from service.engine.base import Priority
 from service.engine.budget import Allowance, ClientShares
 from service.engine.core import EngineCore
-from service.errors import ClientGoneError, DeadlineExceededError, InternalError, service_error
-from service.pool import CpuPool
+from service.errors import ClientGoneError, InternalError, service_error
+from service.pool import CpuPool, PooledCalls
 from service.processes import wire
 from service.processes.arena import Mapping as ArenaMapping
 from service.processes.channel import (
@@ -81,6 +82,7 @@ class EngineServer:
     def __init__(self, core: EngineCore, pool: CpuPool, *, max_images_per_key: int | None) -> None:
         self._core = core
         self._clients = ClientShares(max_images_per_key)
+        self._finisher = PooledCalls(pool)
         self._pool = pool
         self._fronts: set[_FrontEnd] = set()
         self._images = Allowance(core.max_images, "images")
@@ -211,30 +213,30 @@ class EngineServer:
 
     async def _answer(self, job: _Job) -> tuple[dict[str, Any], bytes]:
         fields = job.fields
-        deadline = job.started + fields["timeout_s"]
         entry = self._core.entry(fields["model"])
-        retry_after_s = self._core.retry_after_s()
+        backend = entry.backend
+        retry_after_s = self._core.retry_after_s
         with (
             self._images.hold(1, retry_after_s=retry_after_s),
             self._clients.hold(fields["client"], retry_after_s=retry_after_s),
         ):
-            try:
-                async with asyncio.timeout(fields["timeout_s"]):
-                    rgb = job.pixels.reshape(*fields["hw"], 3)
-                    prepared = await self._pool.run(entry.backend.prepare, rgb)
-                    served = await self._core.compute(
-                        entry,
-                        prepared,
-                        wire.params_from_fields(entry.model.spec.task, fields["params"]),
-                        deadline=deadline,
-                        priority=Priority(fields["priority"]),
-                    )
-            except TimeoutError as exc:
-                raise DeadlineExceededError("the deadline passed before the answer") from exc
+            rgb = job.pixels.reshape(*fields["hw"], 3)
+            if backend.prepares_at_once:
+                prepared = backend.prepare(rgb)
+            else:
+                prepared = await self._pool.run(backend.prepare, rgb)
+            # no timer here: the front end has one, and withdraws what is too late
+            served = await self._core.compute(
+                entry,
+                prepared,
+                wire.params_from_fields(entry.model.spec.task, fields["params"]),
+                deadline=job.started + fields["timeout_s"],
+                priority=Priority(fields["priority"]),
+            )
             job.is_finishing = True
             computed = time.monotonic()
-            packed, payload = await self._pool.run(
-                _finish, entry.backend, served.result, prepared, job.pixels
+            packed, payload = await self._finisher.run(
+                partial(_finish, backend, served.result, prepared, job.pixels)
             )
         packed["seconds"] = {
             "queue": served.queue_s,

@@ -71,7 +71,7 @@ class RemoteEngine:
     async def predict(self, job: Job) -> Outcome:
         model = self._find(job.model)
         self._refuse_if_hopeless(job.deadline)
-        retry_after_s = self._retry_after_s()
+        retry_after_s = self._retry_after_s
         with self._intake.admitted(model.spec, job.client, retry_after_s=retry_after_s):
             try:
                 async with asyncio.timeout(job.deadline - time.monotonic()):
@@ -108,7 +108,7 @@ class RemoteEngine:
     async def _answer(self, job: Job) -> Outcome:
         started = time.monotonic()
         pixels = await self._intake.size(job.image)
-        with self._intake.holding(pixels, retry_after_s=self._retry_after_s()):
+        with self._intake.holding(pixels, retry_after_s=self._retry_after_s):
             async with self._intake.turn(pixels):
                 slot, hw = await self._decode(job.image, pixels)
             decoded = time.monotonic()
@@ -128,12 +128,17 @@ class RemoteEngine:
     async def _decode(self, image: bytes, pixels: int) -> tuple[Slot, tuple[int, int]]:
         """The picture in shared memory, and its height and width."""
         slot = await self._arena.take(3 * pixels)
+        out = self._arena.view(slot, 3 * pixels)
 
         def place(rgb: NDArray[np.uint8]) -> tuple[int, int]:
-            self._arena.view(slot, rgb.size)[:] = rgb.reshape(-1)
+            if rgb.ctypes.data != out.ctypes.data:
+                out[: rgb.size] = rgb.reshape(-1)
             return rgb.shape[0], rgb.shape[1]
 
-        hw = await self._intake.decode(image, place, release=lambda: self._arena.give_back(slot))
+        def release() -> None:
+            self._arena.give_back(slot)
+
+        hw = await self._intake.decode(image, place, out=out, release=release)
         return slot, hw
 
     async def _hand_over(self, job: Job, slot: Slot, hw: tuple[int, int]) -> Answered:

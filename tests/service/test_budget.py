@@ -37,26 +37,26 @@ class Visitor:
 
 async def test_an_allowance_refuses_what_does_not_fit() -> None:
     allowance = Allowance(10, "images")
-    with allowance.hold(7, retry_after_s=3):
+    with allowance.hold(7, retry_after_s=lambda: 3):
         with pytest.raises(QueueFullError, match="7 images") as refusal:
-            allowance.take(4, retry_after_s=3)
+            allowance.take(4, retry_after_s=lambda: 3)
         assert refusal.value.retry_after_s == 3
-        with allowance.hold(3, retry_after_s=3):
+        with allowance.hold(3, retry_after_s=lambda: 3):
             assert allowance.held == 10
     assert allowance.held == 0
 
 
 async def test_an_allowance_is_given_back_after_an_error() -> None:
     allowance = Allowance(1, "images")
-    with pytest.raises(ZeroDivisionError), allowance.hold(1, retry_after_s=1):
+    with pytest.raises(ZeroDivisionError), allowance.hold(1, retry_after_s=lambda: 1):
         _ = 1 / 0
     assert allowance.held == 0
 
 
 async def test_a_single_amount_over_the_limit_is_held_alone() -> None:
     allowance = Allowance(10, "bytes")
-    with allowance.hold(50, retry_after_s=1), pytest.raises(QueueFullError):
-        allowance.take(1, retry_after_s=1)
+    with allowance.hold(50, retry_after_s=lambda: 1), pytest.raises(QueueFullError):
+        allowance.take(1, retry_after_s=lambda: 1)
 
 
 async def test_a_turnstile_keeps_the_order() -> None:
@@ -121,23 +121,23 @@ async def test_who_gives_up_at_the_moment_of_admission_holds_nothing() -> None:
 
 def test_one_client_has_no_part_in_the_share_of_another() -> None:
     shares = ClientShares(2)
-    with shares.hold("a", retry_after_s=4), shares.hold("a", retry_after_s=4):
+    with shares.hold("a", retry_after_s=lambda: 4), shares.hold("a", retry_after_s=lambda: 4):
         with (
             pytest.raises(ClientLimitError, match="2 images of this client") as refusal,
-            shares.hold("a", retry_after_s=4),
+            shares.hold("a", retry_after_s=lambda: 4),
         ):
             pass
         assert (refusal.value.status, refusal.value.headers()) == (429, {"Retry-After": "4"})
-        with shares.hold("b", 2, retry_after_s=4):
+        with shares.hold("b", 2, retry_after_s=lambda: 4):
             assert shares.num_clients == 2
     assert shares.num_clients == 0, "a client with nothing in work is forgotten"
-    with shares.hold("a", 5, retry_after_s=4), pytest.raises(ClientLimitError):
-        shares.hold("a", retry_after_s=4).__enter__()
+    with shares.hold("a", 5, retry_after_s=lambda: 4), pytest.raises(ClientLimitError):
+        shares.hold("a", retry_after_s=lambda: 4).__enter__()
 
 
 def test_a_share_is_given_back_after_an_error() -> None:
     shares = ClientShares(1)
-    with pytest.raises(ZeroDivisionError), shares.hold("a", retry_after_s=1):
+    with pytest.raises(ZeroDivisionError), shares.hold("a", retry_after_s=lambda: 1):
         _ = 1 / 0
     assert shares.num_clients == 0
 
@@ -145,5 +145,5 @@ def test_a_share_is_given_back_after_an_error() -> None:
 @pytest.mark.parametrize(("limit", "client"), [(None, "a"), (1, "")], ids=["no limit", "no key"])
 def test_who_has_no_limit_is_not_counted(limit: int | None, client: str) -> None:
     shares = ClientShares(limit)
-    with shares.hold(client, retry_after_s=1), shares.hold(client, 9, retry_after_s=1):
+    with shares.hold(client, retry_after_s=lambda: 1), shares.hold(client, 9, retry_after_s=lambda: 1):
         assert shares.num_clients == 0
