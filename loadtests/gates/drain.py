@@ -43,7 +43,7 @@ def run(options: GateOptions) -> GateReport:
 def _plan(options: GateOptions, *urls: str, retry: Retry) -> LoadPlan:
     return LoadPlan(
         urls=urls,
-        duration_s=options.pick(3, 60),
+        duration_s=options.pick(2.5, 60),
         rate=_LOAD * _CAPACITY if options.backend == "stub" else 5.0,
         connections=512,
         keep_records=True,

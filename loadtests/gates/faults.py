@@ -80,7 +80,7 @@ def _poison(
     service = options.service(stub__poison_width=str(_POISON_WIDTH), **_SLOW)
     with service as server:
         before = scrape(server.url)
-        result = _load(server, payloads, options.pick(1.5, 10))
+        result = _load(server, payloads, options.pick(0.7, 10))
         after = scrape(server.url)
     _compare(report, "poison", result, alone)
     failed = sum(one.status == 500 for one in result.answers)
@@ -97,7 +97,7 @@ def _out_of_memory(
 ) -> None:
     with options.service(stub__memory_images="4", **_SLOW) as server:
         before = scrape(server.url)
-        result = _load(server, good, options.pick(1.5, 10))
+        result = _load(server, good, options.pick(0.7, 10))
         after = scrape(server.url)
     _compare(report, "out of memory", result, alone)
     report.equal("out of memory: answers", result.statuses.get(200, 0), result.offered, "requests")
@@ -112,7 +112,7 @@ def _device_crash(
     """The engine process dies of it and is replaced, again and again."""
     settings = {"stub__crash_after_batches": "20", "processes__max_restarts": "1000", **_SLOW}
     with options.service(**settings) as server:
-        result = _load(server, good, options.pick(3, 20))
+        result = _load(server, good, options.pick(2, 20))
         restarts = scrape(server.url).total(_RESTARTS)
     _compare(report, "device crash", result, alone)
     odd = [status for status in result.statuses if status not in (200, 429, 503)]

@@ -37,7 +37,7 @@ def run(options: GateOptions) -> GateReport:
     duration_s = options.pick(5, 62)
     with options.service(**_STUB) as server:
         peak_plan = LoadPlan(
-            urls=(server.url,), duration_s=options.pick(3, 10), warm_up_s=1, connections=48
+            urls=(server.url,), duration_s=options.pick(2.5, 10), warm_up_s=1, connections=48
         )
         peak = run_load(peak_plan, payloads).images_per_s
         report.at_least("peak", peak, 1, "images/s")

@@ -41,11 +41,11 @@ Series = list[tuple[float, float]]
 def run(options: GateOptions, *, leak_bytes: int = 0) -> GateReport:
     """As long as the options say, a few seconds in the short form."""
     report = GateReport("soak", options)
-    seconds = 6.0 if options.is_short else 60 * options.minutes
+    seconds = 3.0 if options.is_short else 60 * options.minutes
     payloads = mixed_payloads()
     with options.service(stub__leak_bytes=str(leak_bytes), stub__batch_ms="5") as server:
         # every task and size once before anything counts
-        run_load(_plan(server, seconds=min(4.0, seconds)), payloads)
+        run_load(_plan(server, seconds=min(4.0, seconds / 2)), payloads)
         with (
             ProcessWatch(server.pid, interval_s=max(0.1, seconds / 600)) as watch,
             GpuMemoryWatch(server, interval_s=max(1.0, seconds / 600)) as gpu,
@@ -80,7 +80,7 @@ def mixed_payloads() -> list[Payload]:
     payloads = []
     for index, (width, height) in enumerate(_SIZES):
         size = max(2_000, width * height // 5)
-        pictures = jpeg_pictures(width, height, number=4, target_bytes=size, seed=index)
+        pictures = jpeg_pictures(width, height, number=2, target_bytes=size, seed=index)
         for task in _TASKS:
             payloads += raw_payloads(f"/{task}", pictures)
     order = np.random.default_rng(0).permutation(len(payloads))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtests.bare_engine import decode, open_model, params_of, warm_up
+from loadtests.bare_engine import compute, decode, open_model, params_of, warm_up
 from service.answers import AnswerOptions, build_answer
 
 
@@ -39,7 +39,7 @@ class PeerModel:
         results: list[Any] = [None] * len(batch)
         for indices in by_shape.values():
             params = [self._params] * len(indices)
-            raws = self._backend.infer([batch[index] for index in indices], params)
+            raws = compute(self._backend, [batch[index] for index in indices], params)
             for index, raw in zip(indices, raws, strict=True):
                 results[index] = raw
         return results
