@@ -81,8 +81,15 @@ class HttpBench:
     """Measures one task after another into one report."""
 
     def __init__(
-        self, report: GrowingReport, scale: Scale, deadline: Deadline, *, frontends: str
+        self,
+        report: GrowingReport,
+        scale: Scale,
+        deadline: Deadline,
+        *,
+        frontends: str,
+        skipped: frozenset[str] = frozenset(),
     ) -> None:
+        self._skipped = skipped
         self._report, self._scale, self._deadline = report, scale, deadline
         self._frontends = frontends
         self._plan = LoadPlan(
@@ -95,7 +102,9 @@ class HttpBench:
 
     def run(self, workload: Workload, peers: Sequence[str]) -> None:
         """The bare engine, ours, and the peers; a part that fails is reported as such."""
-        bare = self._attempt(f"{workload.label}-bare", partial(self._bare, workload))
+        bare: dict[str, float] = {}
+        if "bare" not in self._skipped:
+            bare = self._attempt(f"{workload.label}-bare", partial(self._bare, workload))
         ours = self._attempt(workload.label, partial(self._ours, workload, bare))
         for peer in peers:
             case = f"{peer}-{workload.label}"
@@ -130,10 +139,12 @@ class HttpBench:
             self._warm_up(server, workload, f"/{workload.task}")
             figures = self._one_client(server, workload)
             figures["capacity"] = self._closed_loops(server, workload)
-            self._open_loops(server, workload, figures["capacity"])
-            figures["multi"] = self._multi(server, workload)
+            if "open" not in self._skipped:
+                self._open_loops(server, workload, figures["capacity"])
+            if "multi" not in self._skipped:
+                figures["multi"] = self._multi(server, workload)
         for name in ("capacity", "multi"):
-            if bare:
+            if bare and name in figures:
                 row = Row(
                     workload.label if name == "capacity" else f"{workload.label}-{FILES}-files",
                     "throughput / bare engine",
@@ -260,6 +271,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="demo models, short levels")
     parser.add_argument("--frontends", default="auto", help="of our service")
     parser.add_argument("--level-s", type=float, help="of each level")
+    parser.add_argument("--connections", help="of the closed loops, with commas between")
+    parser.add_argument("--skip", default="", help="of bare, open, multi; with commas between")
     parser.add_argument("--limit-s", type=float, default=540.0, help="of the whole run")
     return parser.parse_args()
 
@@ -270,8 +283,17 @@ def main() -> int:
     scale = QUICK if args.quick else FULL
     if args.level_s:
         scale = replace(scale, level_s=args.level_s)
+    if args.connections:
+        connections = tuple(int(one) for one in args.connections.split(","))
+        scale = replace(scale, connections=connections)
     report = GrowingReport(args.out, "http", frontends=args.frontends)
-    bench = HttpBench(report, scale, Deadline(args.limit_s), frontends=args.frontends)
+    bench = HttpBench(
+        report,
+        scale,
+        Deadline(args.limit_s),
+        frontends=args.frontends,
+        skipped=frozenset(args.skip.split(",")),
+    )
     peers = [peer for peer in args.peers.split(",") if peer]
     for name in args.tasks.split(","):
         task = TaskName(name)

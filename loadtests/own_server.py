@@ -151,12 +151,14 @@ def smserve_process(
     port: int | None = None,
     is_inherited: bool = False,
     start_s: float = _START_S,
+    variables: Mapping[str, str] | None = None,
     **settings: str,
 ) -> ServerProcess:
     """The service, not started yet.
 
     Args:
         is_inherited: `SMSERVE_*` variables of the caller apply where `settings` say nothing.
+        variables: of the environment, that are no settings of ours.
         settings: names of variables without the prefix, e.g. `batch__max_images="4"`.
     """
     port = port or free_port()
@@ -167,6 +169,7 @@ def smserve_process(
     environment.setdefault(f"{_PREFIX}LOG__LEVEL", "warning")
     environment.setdefault(f"{_PREFIX}SHUTDOWN__GRACE_S", "0")
     environment |= {f"{_PREFIX}{name}".upper(): value for name, value in settings.items()}
+    environment |= variables or {}
     environment |= {f"{_PREFIX}HOST": "127.0.0.1", f"{_PREFIX}PORT": str(port)}
     return ServerProcess(
         [sys.executable, "-c", _PROGRAM], port=port, environment=environment, start_s=start_s

@@ -158,6 +158,11 @@ class BatchQueue(Generic[ItemT, ResultT]):
             if urgency <= _BY_PRIORITY[priority]:
                 yield from self._work[urgency].items()
 
+    def waiting_with(self, key: BatchKey) -> int:
+        """Images that could share a batch with a new one."""
+        bucket = self._buckets.get(key)
+        return 0 if bucket is None else bucket.images
+
     def buckets(self) -> Iterator[Bucket[ItemT, ResultT]]:
         return iter(self._buckets.values())
 

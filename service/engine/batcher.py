@@ -22,6 +22,8 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 # a batch is prepared so many times its usual time of preparation before the device is free
 _HEAD_START: Final = 2.0
+# speeds vary, and an answer just too late has cost as much as one in time
+_CAUTION: Final = 1.2
 
 
 class Batcher(Generic[ItemT, ResultT]):
@@ -175,8 +177,12 @@ class Batcher(Generic[ItemT, ResultT]):
         self, key: BatchKey, deadline: float, priority: Priority, now: float
     ) -> None:
         ahead = self.predicted_wait_s(priority)
-        own = self._pipeline.throughput.seconds([(key.model, key.pixels)])
-        if ahead is not None and own is not None and now + ahead + own > deadline:
+        # it is not done before its whole batch is
+        company = min(self.batch_cap(key), self._queue.waiting_with(key) + 1)
+        own = self._pipeline.throughput.seconds([(key.model, key.pixels * company)])
+        if ahead is None or own is None:
+            return
+        if now + _CAUTION * (ahead + own) > deadline:
             raise DeadlineUnreachableError(
                 f"the work ahead takes about {ahead:.1f} s, the deadline is in "
                 f"{deadline - now:.1f} s",

@@ -31,17 +31,9 @@ def front_ends_have_an_effect() -> bool:
         return has_front_ends(server)
 
 
-OVERLOAD_COLLAPSES = pytest.mark.xfail(
-    reason="admission counts one image, not its batch: accepted work ends after its deadline"
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("frontends", [0, 2])
-@pytest.mark.parametrize(
-    "gate",
-    [pytest.param(g, marks=OVERLOAD_COLLAPSES if g == "overload" else ()) for g in GATES],
-)
+@pytest.mark.parametrize("gate", GATES)
 def test_short_form(gate: str, frontends: int) -> None:
     if frontends and not front_ends_have_an_effect():
         pytest.skip("this version serves in one process whatever `frontends` says")

@@ -105,7 +105,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     with pytest.raises(DeadlineUnreachableError) as refusal:
         await bench.submit("hurry", within=9.0)
     assert refusal.value.retry_after_s == 8
-    patient = bench.submit("patient", within=11.0)
+    patient = bench.submit("patient", within=13.0)
     await settle()
     bench.open()
     await asyncio.gather(patient, *waiting)

@@ -145,5 +145,8 @@ def test_a_share_is_given_back_after_an_error() -> None:
 @pytest.mark.parametrize(("limit", "client"), [(None, "a"), (1, "")], ids=["no limit", "no key"])
 def test_who_has_no_limit_is_not_counted(limit: int | None, client: str) -> None:
     shares = ClientShares(limit)
-    with shares.hold(client, retry_after_s=lambda: 1), shares.hold(client, 9, retry_after_s=lambda: 1):
+    with (
+        shares.hold(client, retry_after_s=lambda: 1),
+        shares.hold(client, 9, retry_after_s=lambda: 1),
+    ):
         assert shares.num_clients == 0

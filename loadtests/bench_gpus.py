@@ -1,0 +1,89 @@
+"""Detection over HTTP with one GPU and with all of them, in the same run.
+
+python -m loadtests.bench_gpus --out loadtests/results/gpus-h100.json
+
+Random weights, as in `loadtests.bench_http`; the same front ends, one engine process per GPU.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from benchmarks.report import GrowingReport, Row
+from loadtests.generator.plan import LoadPlan
+from loadtests.generator.run import run_load
+from loadtests.http_levels import measure_own_level
+from loadtests.own_server import smserve_process
+from loadtests.workloads import Workload, published_size
+from model.config import TaskName
+from service.processes.gpus import VISIBLE, visible_gpus
+
+CONNECTIONS_PER_GPU: Final = (32, 64)
+_LEVEL_S: Final = 5.0
+
+
+def measure(
+    workload: Workload, gpus: tuple[str, ...], report: GrowingReport, frontends: str
+) -> float:
+    """Best images per second of the closed loops."""
+    case = f"{workload.label}-{len(gpus)}-gpus"
+    settings = {
+        "models_dir": str(workload.model_file.parent),
+        "demo_models": "false",
+        "frontends": frontends,
+    }
+    best = 0.0
+    server = smserve_process(start_s=200, variables={VISIBLE: ",".join(gpus)}, **settings)
+    with server:
+        for connections in (len(gpus) * own for own in CONNECTIONS_PER_GPU):
+            plan = LoadPlan(
+                urls=(server.url,),
+                duration_s=_LEVEL_S + 1,
+                warm_up_s=1.0,
+                connections=connections,
+                processes=3,
+            )
+            # graphs of every batch size come with the first batches
+            run_load(replace(plan, duration_s=3.0, warm_up_s=0.0), workload.payloads())
+            result, rows = measure_own_level(
+                f"{case}-c{connections}",
+                server.url,
+                workload.payloads(),
+                plan,
+                pid=server.pid,
+                task=workload.task,
+            )
+            report.add(rows)
+            best = max(best, result.images_per_s)
+    report.add([Row(case, "capacity", "images/s", round(best, 2))])
+    return best
+
+
+def main() -> int:
+    """One GPU, then all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--frontends", default="auto")
+    args = parser.parse_args()
+    gpus = visible_gpus()
+    if len(gpus) < 2:
+        print(f"this machine has {len(gpus)} GPUs: nothing to compare", file=sys.stderr)
+        return 1
+    report = GrowingReport(args.out, "gpus", frontends=args.frontends)
+    with TemporaryDirectory(prefix="smserve-bench-") as folder:
+        workload = published_size(TaskName.DETECT, "tiny", Path(folder), different=64)
+        one, all_of_them = (
+            measure(workload, own, report, args.frontends) for own in (gpus[:1], gpus)
+        )
+    ratio = Row(workload.label, f"{len(gpus)} GPUs / one", "ratio", round(all_of_them / one, 3))
+    report.add([ratio])
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
