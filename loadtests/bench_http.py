@@ -71,7 +71,7 @@ FULL: Final = Scale(
 QUICK: Final = Scale(
     connections=(4, 16),
     level_s=2.0,
-    batches={TaskName.CLASSIFY: 16, TaskName.DETECT: 4, TaskName.SEGMENT: 4},
+    batches={TaskName.CLASSIFY: 4, TaskName.DETECT: 4, TaskName.SEGMENT: 4},
     different=16,
     processes=1,
 )
