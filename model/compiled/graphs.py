@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -133,10 +132,7 @@ class _CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
-        # torch lets nobody into a pool again that all graphs have left while a tensor lives in it
-        self._anchor = self(lambda: torch.zeros(1, device=device))
+        self._start_pool()
 
     def __call__(self, function: Callable[[], Any]) -> "_CudaGraph":
         current = torch.cuda.current_stream(self._device)
@@ -145,6 +141,21 @@ class _CudaRecorder:
         with torch.cuda.stream(self._stream):
             function()
         current.wait_stream(self._stream)
+        try:
+            return self._record(function)
+        except BaseException:
+            # a forbidden call can spoil a capture so that torch never tells its allocator that it
+            # is over: nobody may record into that pool again. Its graphs live on
+            self._start_pool()
+            raise
+
+    def _start_pool(self) -> None:
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+        # torch lets nobody into a pool again that all graphs have left while a tensor lives in it
+        self._anchor = self._record(lambda: torch.zeros(1, device=self._device))
+
+    def _record(self, function: Callable[[], Any]) -> "_CudaGraph":
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads may use pinned memory meanwhile, which the default mode forbids
@@ -153,20 +164,9 @@ class _CudaRecorder:
             ):
                 outputs = function()
         except BaseException:
-            _stop_recording(self._device, self._pool)
             graph.reset()
             raise
         return _CudaGraph(graph, outputs, self._device)
-
-
-def _stop_recording(device: torch.device, pool: tuple[int, int]) -> None:
-    """Let go of a pool after a capture that failed.
-
-    When a forbidden call has spoilt the capture itself, torch up to 2.11 leaves before it tells its
-    allocator, and no later capture could use the pool.
-    """
-    with suppress(RuntimeError):  # not recording: nothing to stop
-        torch._C._cuda_endAllocateToPool(device.index, pool)
 
 
 class _CudaGraph:
