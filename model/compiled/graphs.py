@@ -135,12 +135,7 @@ class _CudaRecorder:
         self._start_pool()
 
     def __call__(self, function: Callable[[], Any]) -> "_CudaGraph":
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        # kernels are compiled and libraries allocate their workspaces, which a capture must not
-        with torch.cuda.stream(self._stream):
-            function()
-        current.wait_stream(self._stream)
+        self._rehearse(function)
         try:
             return self._record(function)
         except BaseException:
@@ -153,7 +148,19 @@ class _CudaRecorder:
         self._stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         # torch lets nobody into a pool again that all graphs have left while a tensor lives in it
-        self._anchor = self._record(lambda: torch.zeros(1, device=self._device))
+        self._rehearse(self._make_anchor)
+        self._anchor = self._record(self._make_anchor)
+
+    def _make_anchor(self) -> torch.Tensor:
+        return torch.zeros(1, device=self._device)
+
+    def _rehearse(self, function: Callable[[], Any]) -> None:
+        """Kernels are compiled and libraries allocate their workspaces, which a capture must not."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            function()
+        current.wait_stream(self._stream)
 
     def _record(self, function: Callable[[], Any]) -> "_CudaGraph":
         graph = torch.cuda.CUDAGraph()
