@@ -155,7 +155,7 @@ class _CudaRecorder:
         return torch.zeros(1, device=self._device)
 
     def _rehearse(self, function: Callable[[], Any]) -> None:
-        """Kernels are compiled and libraries allocate their workspaces, which a capture must not."""
+        """Let kernels be compiled and libraries allocate, which a capture must not do."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
