@@ -153,6 +153,12 @@ class Metrics:
         self.graphs = Gauge(
             "smserve_model_graphs", "CUDA graphs held", ["task", "model"], registry=registry
         )
+        self.memory_cap = Gauge(
+            "smserve_batch_memory_cap_images",
+            "Smallest limit of a batch that device memory has set; 0: none so far",
+            ["task", "model"],
+            registry=registry,
+        )
         self.model_ready = Gauge(
             "smserve_model_ready", "1 when warmed up", ["task", "model"], registry=registry
         )
@@ -163,6 +169,7 @@ class Metrics:
             registry=registry,
         )
         registry.declare(self.warm_up_seconds, Merge.MAX)
+        registry.declare(self.memory_cap, Merge.MAX)
         # ready is what every engine can answer
         registry.declare(self.model_ready, Merge.MIN)
         registry.declare(self.model_info, Merge.SAME)
@@ -224,6 +231,7 @@ class Metrics:
             self.out_of_memory,
             self.warm_up_seconds,
             self.graphs,
+            self.memory_cap,
             self.model_ready,
         ):
             per_model.labels(task, model)
@@ -253,6 +261,10 @@ class Metrics:
     def watch_graphs(self, task: TaskName, model: str, count: Callable[[], float]) -> None:
         """Read the number of a model's CUDA graphs from this function, on every scrape."""
         self.graphs.labels(task, model).set_function(count)
+
+    def watch_memory_cap(self, task: TaskName, model: str, cap: Callable[[], float]) -> None:
+        """Read a model's limit of a batch from this function, on every scrape."""
+        self.memory_cap.labels(task, model).set_function(cap)
 
     def watch_gpu(self, device: str) -> None:
         """Show the figures of a GPU (`cuda:0`) from now on; at most once for each."""

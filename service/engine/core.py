@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -228,6 +229,7 @@ class EngineCore:
             dtype=backend.dtype,
             sha256=backend.sha256 or "",
         )
+        self._metrics.watch_memory_cap(spec.task, spec.name, partial(self._memory_cap, spec.name))
         if isinstance(backend, BatchWarmUp):
             self._metrics.watch_graphs(spec.task, spec.name, lambda: backend.graph_count)
         seconds = await warm_up(
@@ -241,6 +243,10 @@ class EngineCore:
         )
         self._metrics.warm_up_seconds.labels(spec.task, spec.name).set(seconds)
         self._metrics.model_ready.labels(spec.task, spec.name).set(1)
+
+    def _memory_cap(self, model: str) -> int:
+        caps = self._batcher.memory_caps()
+        return min((images for key, images in caps.items() if key.model == model), default=0)
 
     def _tell(self, progress: str) -> None:
         if self._state is EngineState.STARTING:

@@ -258,3 +258,19 @@ async def test_stopping_the_engine_too_late_fails_the_rest(start: Start) -> None
         responses = await asyncio.wait_for(asyncio.gather(*posts), timeout=5)
         assert {response.status_code for response in responses} == {503}
         assert {response.json()["code"] for response in responses} == {"shutting_down"}
+
+
+async def test_what_did_not_fit_is_remembered_and_shown(start: Start) -> None:
+    async with start(
+        stub={"batch_ms": 20, "memory_images": 4}, batch={"max_images": 16}
+    ) as running:
+        for _ in range(2):
+            files = [("image", jpeg()) for _ in range(16)]
+            answers = (await running.client.post("/classify", files=files)).json()
+            assert ["predictions" in one for one in answers] == [True] * 16
+        assert running.metric("smserve_batch_memory_cap_images", **LABELS) <= 4
+        first = running.metric("smserve_device_out_of_memory_total", **LABELS)
+        assert first >= 1
+        files = [("image", jpeg()) for _ in range(16)]
+        await running.client.post("/classify", files=files)
+        assert running.metric("smserve_device_out_of_memory_total", **LABELS) == first
