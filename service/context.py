@@ -35,8 +35,11 @@ class ServiceContext:
     tracing: Tracing | None = None
 
 
-def context_of(request: Request) -> ServiceContext:
-    """The context of the application that serves this request."""
+async def context_of(request: Request) -> ServiceContext:
+    """The context of the application that serves this request.
+
+    `async`, since FastAPI sends others to a thread.
+    """
     context: ServiceContext = request.app.state.context
     return context
 
