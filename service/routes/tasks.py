@@ -13,7 +13,21 @@ from service.schemas import ClassifyBody, DetectBody, SegmentBody
 
 router = APIRouter(tags=["tasks"])
 
-_REQUEST_BODY: Final = {
+_REQUEST: Final = {
+    "parameters": [
+        {
+            "name": "X-Priority",
+            "in": "header",
+            "description": "What is `high` goes before what is `normal`.",
+            "schema": {"type": "string", "enum": ["high", "normal"], "default": "normal"},
+        },
+        {
+            "name": "X-Request-Timeout-Ms",
+            "in": "header",
+            "description": "As the query parameter `timeout_ms`, which wins.",
+            "schema": {"type": "integer", "minimum": 1},
+        },
+    ],
     "requestBody": {
         "required": True,
         "description": (
@@ -46,7 +60,7 @@ _REQUEST_BODY: Final = {
                 }
             },
         },
-    }
+    },
 }
 
 
@@ -60,7 +74,7 @@ def _responses(body: Any) -> dict[int | str, dict[str, Any]]:
     "/classify",
     response_model=None,
     responses=_responses(ClassifyBody),
-    openapi_extra=_REQUEST_BODY,
+    openapi_extra=_REQUEST,
 )
 async def classify(
     request: Request, query: Annotated[ClassifyQuery, Query()], context: Context
@@ -70,7 +84,7 @@ async def classify(
 
 
 @router.post(
-    "/detect", response_model=None, responses=_responses(DetectBody), openapi_extra=_REQUEST_BODY
+    "/detect", response_model=None, responses=_responses(DetectBody), openapi_extra=_REQUEST
 )
 async def detect(
     request: Request, query: Annotated[DetectQuery, Query()], context: Context
@@ -80,7 +94,7 @@ async def detect(
 
 
 @router.post(
-    "/segment", response_model=None, responses=_responses(SegmentBody), openapi_extra=_REQUEST_BODY
+    "/segment", response_model=None, responses=_responses(SegmentBody), openapi_extra=_REQUEST
 )
 async def segment(
     request: Request, query: Annotated[SegmentQuery, Query()], context: Context

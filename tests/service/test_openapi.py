@@ -90,4 +90,6 @@ def test_parameters_are_documented() -> None:
         "masks",
         "format",
         "output",
+        "X-Priority",
+        "X-Request-Timeout-Ms",
     }
