@@ -132,17 +132,14 @@ class _CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._start_pool()
+        self._anchor: _CudaGraph | None = None
+        self._spoilt: list[torch.cuda.CUDAGraph] = []  # torch goes on asking them what is theirs
 
     def __call__(self, function: Callable[[], Any]) -> "_CudaGraph":
-        self._rehearse(function)
-        try:
-            return self._record(function)
-        except BaseException:
-            # a forbidden call can spoil a capture so that torch never tells its allocator that it
-            # is over: nobody may record into that pool again. Its graphs live on
+        if self._anchor is None:
             self._start_pool()
-            raise
+        self._rehearse(function)
+        return self._record(function)
 
     def _start_pool(self) -> None:
         self._stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -163,6 +160,7 @@ class _CudaRecorder:
         current.wait_stream(self._stream)
 
     def _record(self, function: Callable[[], Any]) -> "_CudaGraph":
+        current = torch.cuda.current_stream(self._device)
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads may use pinned memory meanwhile, which the default mode forbids
@@ -171,9 +169,29 @@ class _CudaRecorder:
             ):
                 outputs = function()
         except BaseException:
+            torch.cuda.set_stream(current)  # torch does not when the capture is spoilt
+            if _was_recording(self._device, self._pool):
+                # the next one starts another pool; the graphs of this one live on
+                self._anchor = None
+                self._spoilt.append(graph)
             graph.reset()
             raise
         return _CudaGraph(graph, outputs, self._device)
+
+
+def _was_recording(device: torch.device, pool: tuple[int, int]) -> bool:
+    """Stop allocating in a pool; whether that had gone on after a capture that failed.
+
+    When a forbidden call has spoilt the capture itself, torch up to 2.11 leaves before it tells its
+    two allocators. That of the device can be told here, and must be: while it believes in a
+    capture, it frees no memory that other streams have used. That of pinned memory cannot be told,
+    and it lets no later capture into the pool.
+    """
+    try:
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+    except RuntimeError:  # both allocators had been told
+        return False
+    return True
 
 
 class _CudaGraph:

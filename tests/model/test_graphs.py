@@ -1,13 +1,14 @@
 """The cache of captured graphs; on the CPU with recordings that only pretend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 
 from model.compiled.errors import GraphCaptureError, UnsupportedGPUError, check_gpu
-from model.compiled.graphs import GraphCache, make_recorder
+from model.compiled.graphs import GraphCache, _CudaRecorder, make_recorder
 
 CPU = torch.device("cpu")
 
@@ -89,10 +90,104 @@ def test_needs_room_for_one() -> None:
         GraphCache(0, FakeRecorder())
 
 
+class FakeCuda:
+    """What torch 2.11 does with pools and streams, as far as a recorder can tell."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.current = FakeStream("outer")
+        self.pools = 0
+        self.of_device: list[int] = []
+        self.of_pinned: list[int] = []
+        self.entered: list[int] = []
+        for name in ("set_stream", "graph_pool_handle", "graph"):
+            patch.setattr(torch.cuda, name, getattr(self, name))
+        patch.setattr(torch.cuda, "Stream", lambda device: FakeStream("own"))
+        patch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+        patch.setattr(torch.cuda, "current_stream", lambda device: self.current)
+        patch.setattr(torch.cuda, "stream", nullcontext)
+        patch.setattr(torch._C, "_cuda_endAllocateToPool", self.end, raising=False)
+
+    def set_stream(self, stream: "FakeStream") -> None:
+        self.current = stream
+
+    def graph_pool_handle(self) -> int:
+        self.pools += 1
+        return self.pools
+
+    @contextmanager
+    def graph(
+        self, graph: object, *, pool: int, stream: "FakeStream", **_: object
+    ) -> Iterator[None]:
+        outer, self.current = self.current, stream
+        for own in (self.of_device, self.of_pinned):
+            if pool in own:
+                raise RuntimeError("already recording")
+            own.append(pool)
+        self.entered.append(pool)
+        try:
+            yield
+        except PermissionError as exc:
+            raise RuntimeError("spoilt") from exc  # nobody is told, and the stream stays
+        except BaseException:
+            self._end(pool, outer)
+            raise
+        self._end(pool, outer)
+
+    def end(self, index: int | None, pool: int) -> None:
+        if pool not in self.of_device:
+            raise RuntimeError("not recording")
+        self.of_device.remove(pool)
+
+    def _end(self, pool: int, outer: "FakeStream") -> None:
+        self.of_device.remove(pool)
+        self.of_pinned.remove(pool)
+        self.current = outer
+
+
+class FakeStream:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        pass
+
+
+class FakeGraph:
+    def reset(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "pools"),
+    [(torch.OutOfMemoryError, [1, 1, 1]), (PermissionError, [1, 1, 2, 2])],
+    ids=["an error", "a forbidden call"],
+)
+def test_a_spoilt_capture_costs_the_pool_only(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception], pools: list[int]
+) -> None:
+    cuda = FakeCuda(monkeypatch)
+    recorder = _CudaRecorder(CPU)
+    is_warm = False
+
+    def fail() -> None:
+        nonlocal is_warm
+        if is_warm:
+            raise error("not now")
+        is_warm = True
+
+    with pytest.raises((error, RuntimeError)):
+        recorder(fail)
+    assert cuda.current.name == "outer"
+    recorder(lambda: 5)
+    assert cuda.entered == pools  # of them the first of each pool is the recorder's own
+    assert cuda.of_device == []
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graphs_share_memory_and_survive_a_failure() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
+    stream = torch.cuda.current_stream(device)
     cache: GraphCache[Any, torch.Tensor, torch.Tensor] = GraphCache(2, make_recorder(device))
     for size in (512, 256):
         x = torch.ones(size, size, device=device)
@@ -105,6 +200,7 @@ def test_cuda_graphs_share_memory_and_survive_a_failure() -> None:
         # the warm-up reads the value, the capture cannot
         cache.capture("reads", read, torch.ones(4, device=device))
     assert cache.keys() == [256]  # room was made for the one that failed
+    assert torch.cuda.current_stream(device) == stream
     cache.capture(512, lambda own: (own @ own).sum(), torch.ones(512, 512, device=device))
     for size in (512, 256, 512):
         cache.inputs(size).fill_(2)
