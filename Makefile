@@ -17,8 +17,13 @@ setup: $(VENV)/.dev  ## virtual environment with everything for development
 serve: $(VENV)/.serve  ## serve the demo models on http://127.0.0.1:8000
 	$(BIN)/smserve serve $(ARGS)
 
+# what only computes runs side by side, a core each; what measures time runs alone
+TIMED := tests/loadtests tests/service
+COMPUTING := $(filter-out $(addsuffix /,$(TIMED) tests/data tests/__pycache__),$(wildcard tests/*/)) $(wildcard tests/test_*.py)
+
 test: check  ## everything that CI runs
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(COMPUTING) $(ARGS)
+	$(BIN)/python -m pytest $(TIMED) $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint, strict types, import contracts
 	$(BIN)/ruff format --check .
