@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kernels.cubin_cache import compiled_once
 from kernels.device import describe_device
 
 try:
@@ -48,11 +49,25 @@ def compile_source(source: Path, defines: Sequence[tuple[str, int]], architectur
     Raises:
         CudaError: it does not compile; the message is the compiler's.
     """
+    options = ["-std=c++17", f"--gpu-architecture={architecture}"]
+    options += [f"-D{name}={value}" for name, value in defines]
+    return compiled_once(
+        _everything_read(source),
+        options,
+        lambda: _compile(source, [*options, f"-I{source.parent}"]),
+    )
+
+
+def _everything_read(source: Path) -> bytes:
+    headers = sorted(source.parent.glob("*.cuh"))
+    return b"\0".join(path.read_bytes() for path in (source, *headers))
+
+
+def _compile(source: Path, options: Sequence[str]) -> bytes:
     (program,) = _check(
         nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
     )
-    options = ["-std=c++17", f"--gpu-architecture={architecture}", f"-I{source.parent}"]
-    encoded = [option.encode() for option in options + [f"-D{k}={v}" for k, v in defines]]
+    encoded = [option.encode() for option in options]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         log = bytearray(_check(nvrtc.nvrtcGetProgramLogSize(program))[0])

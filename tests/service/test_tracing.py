@@ -10,6 +10,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import orjson
 import pytest
+
+pytest.importorskip("opentelemetry.sdk", reason="the extra `tracing` is not installed")
+pytest.importorskip("opentelemetry.proto", reason="the extra `tracing` is not installed")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
