@@ -107,7 +107,8 @@ def _judge_leftovers(
 
 def _judge_slots(report: GateReport, server: ServerProcess) -> None:
     """As many clients at once as there are places: one that was lost refuses one of them."""
-    plan = LoadPlan(urls=(server.url,), duration_s=0.2, connections=_SLOTS)
+    # long enough for all of them to connect and send
+    plan = LoadPlan(urls=(server.url,), duration_s=2.0, connections=_SLOTS)
     result = run_load(plan, classify_payloads())
     report.equal("refused with all places free", result.statuses.get(429, 0), 0, "requests")
     report.at_least(
