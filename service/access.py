@@ -5,7 +5,6 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -28,14 +27,14 @@ from service.errors import (
 )
 from service.lifecycle import Lifecycle
 from service.logs import request_id, trace_id
+from service.request_record import RECORD, RequestRecord
 from service.telemetry import UNKNOWN_MODEL, Metrics
 from service.trace_context import TraceParent, trace_parent
-from service.tracing import RequestSpan, Tracing
+from service.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_RECORD: Final = "smserve.record"
 _NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 TASK_PATHS: Final[Mapping[str, TaskName]] = MappingProxyType(
     {f"/{task}": task for task in TaskName} | {f"/hf/{task}": task for task in TaskName}
@@ -52,54 +51,6 @@ _REJECTIONS: Final[Mapping[type[ServiceError], str]] = MappingProxyType(
         UnauthorizedError: "unauthorized",
     }
 )
-
-
-@dataclass(slots=True, kw_only=True)
-class RequestRecord:
-    """What is known about a request; filled in while it is served.
-
-    Attributes:
-        started: `time.monotonic()` seconds.
-        client: address of the other end of the connection, which may be a proxy.
-        key_digest: of the API key it came with; empty without one.
-        trace_id: of the client's trace or, when this service makes spans, of its own.
-        bytes_in: of the body, as far as it was read.
-        bytes_out: of the answer's body.
-        batch_size: images that shared a run of the device, of several pictures the most.
-        status: of the answer; 499 when the client left before.
-        stage_seconds: read, decode, queue, infer, postprocess, encode, as far as they came.
-    """
-
-    request_id: str
-    method: str
-    path: str
-    started: float
-    task: TaskName | None
-    scheme: str = "http"
-    client: str | None = None
-    key_digest: str = ""
-    trace_id: str | None = None
-    model: str | None = None
-    num_images: int = 0
-    batch_size: int | None = None
-    bytes_in: int = 0
-    bytes_out: int = 0
-    status: int = 0
-    error: str | None = None
-    stage_seconds: dict[str, float] = field(default_factory=dict)
-    span: RequestSpan | None = None
-
-    def server_timing(self) -> str:
-        """Value of the `Server-Timing` header, milliseconds."""
-        stages = [f"{name};dur={s * 1000:.2f}" for name, s in self.stage_seconds.items()]
-        total = time.monotonic() - self.started
-        return ", ".join([*stages, f"total;dur={total * 1000:.2f}"])
-
-
-def record_of(scope: Scope) -> RequestRecord:
-    """The record of the request that is being served."""
-    record: RequestRecord = scope[_RECORD]
-    return record
 
 
 class AccessMiddleware:
@@ -127,7 +78,7 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         record, parent = _new_record(scope)
-        scope[_RECORD] = record
+        scope[RECORD] = record
         if self._tracing is not None and record.task is not None:
             record.span = self._tracing.begin(record, parent)
             record.trace_id = record.span.trace_id

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from service.access import AccessMiddleware, record_of
+from service.access import AccessMiddleware
 from service.admin import admin_endpoint
 from service.administration import EngineAdministration
 from service.context import Scrape, ServiceContext
@@ -25,6 +25,7 @@ from service.lifecycle import Lifecycle
 from service.limits import AuthMiddleware, BodyLimitMiddleware, DrainMiddleware
 from service.pool import CpuPool
 from service.prediction import PredictionService
+from service.request_record import record_of
 from service.routes import pages, status, tasks
 from service.settings import Settings
 from service.slow_readers import WholeAnswerMiddleware

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import TASK_PATHS, record_of
+from service.access import TASK_PATHS
 from service.engine.budget import Allowance
 from service.errors import (
     BodyTimeoutError,
@@ -19,6 +19,7 @@ from service.errors import (
     UnauthorizedError,
 )
 from service.lifecycle import Lifecycle, Phase
+from service.request_record import record_of
 
 _PROTECTED = frozenset({*TASK_PATHS, "/models"})
 

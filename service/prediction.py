@@ -15,7 +15,6 @@ from starlette.types import Receive
 from model.config import ModelSpec, TaskName
 from model.images import DecodeLimits, decode_rgb
 from model.results import Segmentation
-from service.access import RequestRecord, record_of
 from service.answers import AnswerOptions, build_answer, label_map_png
 from service.bodies import ImageBody, parse_body
 from service.engine.base import Engine, Job, Outcome, Priority, ServedModel
@@ -33,6 +32,7 @@ from service.negotiation import Output, choose_output
 from service.overlay import draw_overlay
 from service.parameters import Plan, TaskQuery, build_plan, with_json_parameters
 from service.pool import CpuPool
+from service.request_record import RequestRecord, record_of
 from service.settings import Settings
 from service.telemetry import Metrics
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from service.request_record import RequestRecord, RequestSpan
 from service.setting_groups import TracingSettings
 from service.settings import SettingsError
 from service.telemetry import DISTRIBUTION, service_version
@@ -17,28 +18,11 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Tracer
 
-    from service.access import RequestRecord
 
 _FLUSH_S: Final = 5.0
 _NANOSECONDS: Final = 1_000_000_000
-
-
-class RequestSpan:
-    """The span of a request that is being served."""
-
-    def __init__(self, span: "Span", started_ns: int) -> None:
-        self.span = span
-        self.started_ns = started_ns
-        context = span.get_span_context()
-        self.trace_id = f"{context.trace_id:032x}"
-        self._span_id = f"{context.span_id:016x}"
-        self._flags = context.trace_flags
-
-    def traceresponse(self) -> bytes:
-        """Value of the header that tells the client where to find its request."""
-        return f"00-{self.trace_id}-{self._span_id}-{self._flags:02x}".encode()
 
 
 class Tracing:
@@ -52,7 +36,7 @@ class Tracing:
         self._provider = provider
         self._tracer: Tracer = provider.get_tracer(DISTRIBUTION, service_version())
 
-    def begin(self, record: "RequestRecord", parent: TraceParent | None) -> RequestSpan:
+    def begin(self, record: RequestRecord, parent: TraceParent | None) -> RequestSpan:
         """The request starts now."""
         from opentelemetry.trace import SpanKind
 
@@ -74,7 +58,7 @@ class Tracing:
         )
         return RequestSpan(span, started_ns)
 
-    def end(self, request: RequestSpan, record: "RequestRecord", status: int) -> None:
+    def end(self, request: RequestSpan, record: RequestRecord, status: int) -> None:
         """The request ends now, with this HTTP status."""
         ended_ns = time.time_ns()
         if request.span.is_recording():
@@ -86,7 +70,7 @@ class Tracing:
                 request.span.set_status(StatusCode.ERROR)
         request.span.end(ended_ns)
 
-    def _add_stages(self, request: RequestSpan, record: "RequestRecord", ended_ns: int) -> None:
+    def _add_stages(self, request: RequestSpan, record: RequestRecord, ended_ns: int) -> None:
         """One after the other, as they came; of several images the slowest of each stage."""
         from opentelemetry.trace import set_span_in_context
 
@@ -122,7 +106,7 @@ def _remote(parent: TraceParent) -> "Context":
     return set_span_in_context(NonRecordingSpan(span))
 
 
-def _attributes(record: "RequestRecord", status: int) -> dict[str, Any]:
+def _attributes(record: RequestRecord, status: int) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "http.response.status_code": status,
         "http.request.body.size": record.bytes_in,

@@ -12,9 +12,10 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import AccessMiddleware, record_of
+from service.access import AccessMiddleware
 from service.lifecycle import Lifecycle
 from service.logs import BackgroundHandler, JsonFormatter
+from service.request_record import record_of
 from service.telemetry import Metrics
 
 STAGES = ("read", "decode", "queue", "infer", "postprocess", "encode")
