@@ -153,6 +153,15 @@ class Batcher(Generic[ItemT, ResultT]):
         """Whole seconds after which the present queue should be done, at least 1."""
         return max(1, math.ceil(self.predicted_wait_s(priority) or 0.0))
 
+    def refuse_if_hopeless(self, deadline: float, priority: Priority) -> None:
+        """What would be refused whatever it is, before anything is spent on it.
+
+        Raises:
+            DeadlineUnreachableError: the work ahead alone takes too long.
+        """
+        if self._queue.images or self._pipeline.is_busy:
+            self._refuse_if_late(deadline, self.predicted_wait_s(priority), own_s=0.0)
+
     def _admit(self, key: BatchKey, deadline: float, priority: Priority, now: float) -> None:
         if self._closed is not None:
             raise ShuttingDownError(self._closed, retry_after_s=1)
@@ -171,22 +180,17 @@ class Batcher(Generic[ItemT, ResultT]):
             raise DeadlineExceededError("the deadline passed before the image reached the queue")
         # an idle device takes anything: that is how a wrong estimate gets corrected
         if images or self._pipeline.is_busy:
-            self._refuse_if_late(key, deadline, priority, now)
+            # it is not done before its whole batch is
+            company = min(self.batch_cap(key), self._queue.waiting_with(key) + 1)
+            own_s = self._pipeline.throughput.seconds([(key.model, key.pixels * company)])
+            self._refuse_if_late(deadline, self.predicted_wait_s(priority), own_s=own_s or 0.0)
 
-    def _refuse_if_late(
-        self, key: BatchKey, deadline: float, priority: Priority, now: float
-    ) -> None:
-        ahead = self.predicted_wait_s(priority)
-        # it is not done before its whole batch is
-        company = min(self.batch_cap(key), self._queue.waiting_with(key) + 1)
-        own = self._pipeline.throughput.seconds([(key.model, key.pixels * company)])
-        if ahead is None or own is None:
-            return
-        if now + _CAUTION * (ahead + own) > deadline:
+    def _refuse_if_late(self, deadline: float, ahead_s: float | None, *, own_s: float) -> None:
+        left_s = deadline - self._clock()
+        if ahead_s is not None and _CAUTION * (ahead_s + own_s) > left_s:
             raise DeadlineUnreachableError(
-                f"the work ahead takes about {ahead:.1f} s, the deadline is in "
-                f"{deadline - now:.1f} s",
-                retry_after_s=max(1, math.ceil(ahead)),
+                f"the work ahead takes about {ahead_s:.1f} s, the deadline is in {left_s:.1f} s",
+                retry_after_s=max(1, math.ceil(ahead_s)),
             )
 
     async def _wait_for_the_moment(self) -> None:

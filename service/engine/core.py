@@ -191,6 +191,10 @@ class EngineCore:
         """Whole seconds after which the present queue should be done, at least 1."""
         return self._batcher.retry_after_s()
 
+    def refuse_if_hopeless(self, deadline: float, priority: Priority) -> None:
+        """See `Batcher.refuse_if_hopeless`."""
+        self._batcher.refuse_if_hopeless(deadline, priority)
+
     def begin_draining(self) -> None:
         """Refuse new work; what is accepted goes on."""
         if self._state in (EngineState.READY, EngineState.STARTING):

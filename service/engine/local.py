@@ -52,6 +52,8 @@ class LocalEngine:
         entry = self._core.entry(job.model)
         retry_after_s = self._core.retry_after_s
         with self._intake.admitted(entry.model.spec, job.client, retry_after_s=retry_after_s):
+            # before it is decoded in vain
+            self._core.refuse_if_hopeless(job.deadline, job.priority)
             try:
                 async with asyncio.timeout(job.deadline - time.monotonic()):
                     return await self._answer(entry, job)
