@@ -209,7 +209,9 @@ class EngineServer:
     def _reply(self, job: _Job, kind: Kind, fields: dict[str, Any], payload: bytes = b"") -> None:
         number = job.fields["id"]
         del job.front.jobs[number]
-        job.front.send(kind, {**fields, "id": number}, payload)
+        # how full it is now: a report that is a moment old would have places refused that are free
+        images = self._images.held
+        job.front.send(kind, {**fields, "id": number, "images": images}, payload)
 
     async def _answer(self, job: _Job) -> tuple[dict[str, Any], bytes]:
         fields = job.fields

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -201,6 +201,7 @@ class EngineLink:
     def _resolve(self, message: Message) -> None:
         fields = message.fields
         waiting = self._waiting.pop(fields["id"])
+        self.load = replace(self.load, images=fields["images"])
         try:
             # nobody may be left to wait: then all that matters is the slot
             if waiting.future.done():
