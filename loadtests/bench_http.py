@@ -21,9 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from benchmarks.gpu_timing import Deadline
+from benchmarks.deadline import Deadline
 from benchmarks.report import GrowingReport, Row
-from loadtests import bare_engine
+from loadtests import bare_process
 from loadtests.generator.plan import LoadPlan
 from loadtests.generator.recorder import LoadResult
 from loadtests.generator.run import run_load
@@ -124,7 +124,7 @@ class HttpBench:
 
     def _bare(self, workload: Workload) -> dict[str, float]:
         batch = self._scale.batches[workload.task]
-        found = bare_engine.measure(workload, batch, self._scale.level_s)
+        found = bare_process.measure(workload, batch, self._scale.level_s)
         case = f"{workload.label}-bare-b{batch}"
         self._report.add([Row(case, "throughput", "images/s", round(found["images_per_s"], 2))])
         return found

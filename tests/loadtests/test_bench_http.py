@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.plot_stages import level_label, panels_of
 from benchmarks.report import Row
-from loadtests import bare_engine
+from loadtests import bare_process
 from loadtests.generator.plan import LoadPlan
 from loadtests.generator.recorder import KeptAnswer
 from loadtests.http_levels import NoAnswerError, measure_level, overhead_rows, stage_rows
@@ -66,7 +66,7 @@ def test_a_model_of_published_size_can_be_served(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_bare_engine_computes_what_is_served(tmp_path: Path) -> None:
     workload = demo_size(TaskName.CLASSIFY, folder=tmp_path, different=2)
-    assert bare_engine.measure(workload, batch=2, budget_s=0.2)["images_per_s"] > 0
+    assert bare_process.measure(workload, batch=2, budget_s=0.2)["images_per_s"] > 0
 
 
 @pytest.mark.slow
