@@ -14,8 +14,9 @@ from typing import Final
 
 from benchmarks.report import GrowingReport, Row
 from loadtests.generator.plan import LoadPlan
-from loadtests.generator.run import run_load
+from loadtests.generator.run import warm_up
 from loadtests.http_levels import measure_own_level
+from loadtests.long_run import Steps, exit_on_sigterm
 from loadtests.own_server import smserve_process
 from loadtests.workloads import Workload, published_size
 from model.config import TaskName
@@ -26,7 +27,11 @@ _LEVEL_S: Final = 5.0
 
 
 def measure(
-    workload: Workload, gpus: tuple[str, ...], report: GrowingReport, frontends: str
+    workload: Workload,
+    gpus: tuple[str, ...],
+    report: GrowingReport,
+    frontends: str,
+    step: Steps,
 ) -> float:
     """Best images per second of the closed loops."""
     case = f"{workload.label}-{len(gpus)}-gpus"
@@ -37,7 +42,10 @@ def measure(
     }
     best = 0.0
     server = smserve_process(start_s=200, variables={VISIBLE: ",".join(gpus)}, **settings)
+    payloads = workload.payloads()
+    step(f"{case}: starting the server")
     with server:
+        step(f"server ready after {server.start_up_s:.1f} s")
         for connections in (len(gpus) * own for own in CONNECTIONS_PER_GPU):
             plan = LoadPlan(
                 urls=(server.url,),
@@ -47,11 +55,12 @@ def measure(
                 processes=3,
             )
             # graphs of every batch size come with the first batches
-            run_load(replace(plan, duration_s=3.0, warm_up_s=0.0), workload.payloads())
+            warm_up(replace(plan, duration_s=2.0, warm_up_s=0.0, processes=1), payloads)
+            step(f"{case}-c{connections}")
             result, rows = measure_own_level(
                 f"{case}-c{connections}",
                 server.url,
-                workload.payloads(),
+                payloads,
                 plan,
                 pid=server.pid,
                 task=workload.task,
@@ -70,15 +79,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--frontends", default="auto")
     args = parser.parse_args()
+    exit_on_sigterm()
+    step = Steps()
     gpus = visible_gpus()
     if len(gpus) < 2:
         print(f"this machine has {len(gpus)} GPUs: nothing to compare", file=sys.stderr)
         return 1
     report = GrowingReport(args.out, "gpus", frontends=args.frontends)
     with TemporaryDirectory(prefix="smserve-bench-") as folder:
-        workload = published_size(TaskName.DETECT, "tiny", Path(folder), different=64)
+        workload = published_size(TaskName.DETECT, "tiny", Path(folder), different=32)
         one, all_of_them = (
-            measure(workload, own, report, args.frontends) for own in (gpus[:1], gpus)
+            measure(workload, own, report, args.frontends, step) for own in (gpus[:1], gpus)
         )
     ratio = Row(workload.label, f"{len(gpus)} GPUs / one", "ratio", round(all_of_them / one, 3))
     report.add([ratio])

@@ -48,11 +48,14 @@ class Workload:
     query: str = ""
 
     def payloads(self, path: str | None = None, files: int = 1) -> list[Payload]:
-        """Requests with `files` pictures each; more than one go as multipart."""
+        """Requests with `files` pictures each; more than one go as multipart.
+
+        Of those only as many as show each picture about twice: every process gets them all.
+        """
         target = f"{path or f'/{self.task}'}{self.query}"
         if files == 1:
             return raw_payloads(target, self.pictures)
-        return multipart_payloads(target, self.pictures, files)
+        return multipart_payloads(target, self.pictures, files, step=max(1, files // 2))
 
     def form_payloads(self, path: str) -> list[Payload]:
         """One picture a request, as the file of a form."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from benchmarks.report import Row, cpu_name, write_report
 from loadtests.generator.payloads import Payload, jpeg_pictures, raw_payloads
 from loadtests.generator.processes import UNTITLED, pids_by_title
+from loadtests.long_run import exit_on_sigterm
 from loadtests.own_server import ServerProcess, smserve_process
 
 Backend = Literal["stub", "auto"]
@@ -130,6 +131,7 @@ def gate_main(gate: Gate, description: str, arguments: Sequence[str] | None = No
 
 def run_main(gate: Gate, description: str | None) -> None:
     """For `if __name__ == "__main__"`."""
+    exit_on_sigterm()
     sys.exit(gate_main(gate, description or ""))
 
 

@@ -24,6 +24,7 @@ from loadtests.generator.payloads import Payload, jpeg_pictures, raw_payloads
 from loadtests.generator.plan import LoadPlan
 from loadtests.generator.processes import ProcessWatch
 from loadtests.generator.run import run_load
+from loadtests.long_run import exit_on_sigterm
 from loadtests.own_server import ServerProcess
 from loadtests.scrape import scrape
 
@@ -136,6 +137,7 @@ def main() -> int:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--leak-bytes", type=int, default=0, help="of each image: must fail")
     found, rest = own.parse_known_args()
+    exit_on_sigterm()
     return gate_main(partial(run, leak_bytes=found.leak_bytes), __doc__ or "", rest)
 
 
