@@ -19,7 +19,7 @@ from typing import Final
 import httpx
 import numpy as np
 
-from loadtests.gates.gate import GateOptions, GateReport, gate_main
+from loadtests.gates.gate import GateOptions, GateReport, device_of, gate_main
 from loadtests.generator.payloads import Payload, jpeg_pictures, raw_payloads
 from loadtests.generator.plan import LoadPlan
 from loadtests.generator.processes import ProcessWatch
@@ -45,6 +45,7 @@ def run(options: GateOptions, *, leak_bytes: int = 0) -> GateReport:
     seconds = 3.0 if options.is_short else 60 * options.minutes
     payloads = mixed_payloads()
     with options.service(stub__leak_bytes=str(leak_bytes), stub__batch_ms="5") as server:
+        report.device = device_of(server)
         # every task and size once before anything counts
         run_load(_plan(server, seconds=min(4.0, seconds / 2)), payloads)
         with (
