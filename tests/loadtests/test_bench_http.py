@@ -55,6 +55,10 @@ def test_the_plot_reads_levels_and_stages() -> None:
     assert panels_of(rows) == {
         "classify-tiny-500x375": {"c64": {"infer": 3.0}, "open-50%": {"rest": 1.0}}
     }
+    shuffled = [
+        Row(f"x-{one}", "stage infer", "ms", 1) for one in ("c64", "open-50%", "c512", "c1")
+    ]
+    assert list(panels_of(shuffled)["x"]) == ["c1", "c64", "c512", "open-50%"]
     assert level_label("c1") == "1 client"
     assert level_label("open-50%") == "50% of capacity"
 
