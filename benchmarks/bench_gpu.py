@@ -32,8 +32,8 @@ from benchmarks.compiled_model import (
     random_picture,
     random_pixels,
 )
+from benchmarks.deadline import Deadline
 from benchmarks.gpu_timing import (
-    Deadline,
     PeakMemory,
     allocated,
     device_ceilings,

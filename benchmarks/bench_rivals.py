@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench_cpu import make_spec
+from benchmarks.deadline import Deadline
 from benchmarks.gpu_timing import (
     CapturedGraph,
-    Deadline,
     PeakMemory,
     allocated,
     device_ceilings,

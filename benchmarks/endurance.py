@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.compiled_model import build_compiled, forward_ungraphed, random_pixels
-from benchmarks.gpu_timing import Deadline
+from benchmarks.deadline import Deadline
 from benchmarks.report import Row, write_report
 from model.config import TaskName
 

@@ -62,17 +62,6 @@ class Timing:
         return rows
 
 
-class Deadline:
-    """A limit for a whole run."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._end = time.monotonic() + limit_s
-
-    @property
-    def passed(self) -> bool:
-        return time.monotonic() >= self._end
-
-
 def on_cuda(device: str) -> bool:
     return torch.device(device).type == "cuda"
 

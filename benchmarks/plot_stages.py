@@ -29,7 +29,7 @@ Panels = dict[str, dict[str, dict[str, float]]]
 
 
 def panels_of(rows: Iterable[Row]) -> Panels:
-    """Stage times of every level, in the order in which they were measured."""
+    """Stage times of every level: closed loops by clients, then open loops by rate."""
     panels: Panels = {}
     for row in rows:
         level = _LEVEL.fullmatch(row.case)
@@ -38,7 +38,13 @@ def panels_of(rows: Iterable[Row]) -> Panels:
             continue
         levels = panels.setdefault(level["model"], {})
         levels.setdefault(level["level"], {})[stage] = row.value
-    return panels
+    return {model: dict(sorted(levels.items(), key=_load)) for model, levels in panels.items()}
+
+
+def _load(level: tuple[str, object]) -> tuple[str, int]:
+    """The benchmark measures in the order of importance, which is not that of the load."""
+    name, _ = level
+    return re.sub(r"\d.*", "", name), int(re.sub(r"\D", "", name))
 
 
 def level_label(level: str) -> str:

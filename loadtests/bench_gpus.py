@@ -14,9 +14,10 @@ from typing import Final
 
 from benchmarks.report import GrowingReport, Row
 from loadtests.generator.plan import LoadPlan
-from loadtests.generator.run import run_load
+from loadtests.generator.run import warm_up
 from loadtests.http_levels import measure_own_level
-from loadtests.own_server import smserve_process
+from loadtests.long_run import Steps, exit_on_sigterm
+from loadtests.own_server import ServerProcess, smserve_process
 from loadtests.workloads import Workload, published_size
 from model.config import TaskName
 from service.processes.gpus import VISIBLE, visible_gpus
@@ -25,41 +26,47 @@ CONNECTIONS_PER_GPU: Final = (32, 64)
 _LEVEL_S: Final = 5.0
 
 
-def measure(
-    workload: Workload, gpus: tuple[str, ...], report: GrowingReport, frontends: str
-) -> float:
-    """Best images per second of the closed loops."""
-    case = f"{workload.label}-{len(gpus)}-gpus"
-    settings = {
-        "models_dir": str(workload.model_file.parent),
-        "demo_models": "false",
-        "frontends": frontends,
-    }
-    best = 0.0
-    server = smserve_process(start_s=200, variables={VISIBLE: ",".join(gpus)}, **settings)
-    with server:
-        for connections in (len(gpus) * own for own in CONNECTIONS_PER_GPU):
-            plan = LoadPlan(
-                urls=(server.url,),
-                duration_s=_LEVEL_S + 1,
-                warm_up_s=1.0,
-                connections=connections,
-                processes=3,
-            )
-            # graphs of every batch size come with the first batches
-            run_load(replace(plan, duration_s=3.0, warm_up_s=0.0), workload.payloads())
-            result, rows = measure_own_level(
-                f"{case}-c{connections}",
-                server.url,
-                workload.payloads(),
-                plan,
-                pid=server.pid,
-                task=workload.task,
-            )
-            report.add(rows)
-            best = max(best, result.images_per_s)
-    report.add([Row(case, "capacity", "images/s", round(best, 2))])
-    return best
+class GpusBench:
+    """Measures the same workload on different GPUs."""
+
+    def __init__(self, workload: Workload, report: GrowingReport, step: Steps) -> None:
+        self._workload, self._report, self._step = workload, report, step
+        self._payloads = workload.payloads()
+
+    def capacity(self, gpus: tuple[str, ...], frontends: str) -> float:
+        """Best images per second of the closed loops."""
+        case = f"{self._workload.label}-{len(gpus)}-gpus"
+        settings = {
+            "models_dir": str(self._workload.model_file.parent),
+            "demo_models": "false",
+            "frontends": frontends,
+        }
+        self._step(f"{case}: starting the server")
+        server = smserve_process(start_s=200, variables={VISIBLE: ",".join(gpus)}, **settings)
+        with server:
+            self._step(f"server ready after {server.start_up_s:.1f} s")
+            connections = [len(gpus) * own for own in CONNECTIONS_PER_GPU]
+            best = max(self._level(f"{case}-c{one}", server, one) for one in connections)
+        self._report.add([Row(case, "capacity", "images/s", round(best, 2))])
+        return best
+
+    def _level(self, case: str, server: ServerProcess, connections: int) -> float:
+        """Images per second of one closed loop."""
+        plan = LoadPlan(
+            urls=(server.url,),
+            duration_s=_LEVEL_S + 1,
+            warm_up_s=1.0,
+            connections=connections,
+            processes=3,
+        )
+        # graphs of every batch size come with the first batches
+        warm_up(replace(plan, duration_s=2.0, warm_up_s=0.0, processes=1), self._payloads)
+        self._step(case)
+        result, rows = measure_own_level(
+            case, server.url, self._payloads, plan, pid=server.pid, task=self._workload.task
+        )
+        self._report.add(rows)
+        return result.images_per_s
 
 
 def main() -> int:
@@ -70,16 +77,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--frontends", default="auto")
     args = parser.parse_args()
+    exit_on_sigterm()
+    step = Steps()
     gpus = visible_gpus()
     if len(gpus) < 2:
         print(f"this machine has {len(gpus)} GPUs: nothing to compare", file=sys.stderr)
         return 1
     report = GrowingReport(args.out, "gpus", frontends=args.frontends)
+    step("model file and pictures")
     with TemporaryDirectory(prefix="smserve-bench-") as folder:
-        workload = published_size(TaskName.DETECT, "tiny", Path(folder), different=64)
-        one, all_of_them = (
-            measure(workload, own, report, args.frontends) for own in (gpus[:1], gpus)
-        )
+        workload = published_size(TaskName.DETECT, "tiny", Path(folder), different=32)
+        bench = GpusBench(workload, report, step)
+        one, all_of_them = (bench.capacity(own, args.frontends) for own in (gpus[:1], gpus))
     ratio = Row(workload.label, f"{len(gpus)} GPUs / one", "ratio", round(all_of_them / one, 3))
     report.add([ratio])
     return 1 if report.failures else 0

@@ -27,6 +27,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.report import Row, cpu_name, write_report
+from loadtests.long_run import exit_on_sigterm
 from loadtests.own_server import own_server
 
 TASKS: Final = ("classify", "detect", "segment")
@@ -257,6 +258,7 @@ def drive(arguments: argparse.Namespace, url: str, pid: int | None) -> int:
 def main() -> int:
     """Against the given server, or one of its own."""
     arguments = parse_arguments()
+    exit_on_sigterm()
     if arguments.url:
         return drive(arguments, arguments.url, arguments.pid)
     with own_server() as server:

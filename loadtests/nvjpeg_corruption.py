@@ -7,13 +7,16 @@ that other work still used (pytorch/vision#9606). These tests would show it:
 
 - canaries: tensors of known contents are copied and summed on other streams while decoding goes on;
 - reuse: blocks that were freed with kernels still reading them go to the decoder's pictures; the
-  allocator hands them out again on the same stream, which is safe only if the decoder keeps to it;
-- pictures: every decoded picture against the CPU decoder, within a stated tolerance, in batches of
-  all sizes and with damaged files between good ones;
+  allocator hands them out again on the same stream, which is safe only if the decoder keeps to it.
+  Two controls prove the pattern: an ordinary write must spoil nothing, an unordered one be caught;
+- pictures: every decoded picture against the CPU decoder in batches of all sizes and with damaged
+  files between good ones. The mean error of a picture may be 4 levels, which chroma upsampling of
+  another kind needs; wrong pixels are a statement of their own: more than 2 % of the values off by
+  more than 48 levels;
 - memory: device memory over thousands of decodes.
 
 Then images per second for several batch sizes beside simplejpeg on 16 threads. Exit status 1 when
-anything was corrupt; `usable` of the verdict says whether to use it.
+a test or a control failed; `usable` of the verdict says whether to use it.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,13 +38,18 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.report import GrowingReport, Row
+from loadtests.block_reuse import (
+    ReuseCount,
+    ReuseTest,
+    Shape,
+    UnorderedWriter,
+    failed_controls,
+    write_in_order,
+)
 from loadtests.generator.payloads import jpeg_pictures
+from loadtests.long_run import exit_on_sigterm
+from loadtests.picture_errors import PictureError, picture_error
 
-# nvJPEG's inverse transform and chroma interpolation round differently: mean and largest error
-_MEAN_LEVELS: Final = 2.0
-# of pixels, at chroma edges; a picture with another one's pixels in it is off by far more
-_FAR_LEVELS: Final = 48
-_FAR_SHARE: Final = 0.02
 _MIB: Final = 1024 * 1024
 _THREADS: Final = 16
 _GROWTH_MIB: Final = 64.0
@@ -55,24 +64,29 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each of the tests")
     args = parser.parse_args()
+    exit_on_sigterm()
     if not torch.cuda.is_available():
         print("no CUDA device", file=sys.stderr)
         return 2
     report = GrowingReport(args.out, "nvjpeg-corruption")
     files = _files()
+    decoder, controls = _reuse(report, files, args.seconds)
+    off, wrong = _pictures(report, files)
     found = {
+        "reuse controls": len(controls),
+        "reuse": decoder.corrupt,
+        "pictures out of tolerance": off,
+        "wrong pixels": wrong,
         "canaries": _canaries(report, files, args.seconds),
-        "reuse": _reuse(report, files, args.seconds),
-        "pictures": _pictures(report, files),
         "damaged": _damaged(report, files),
         "memory": _memory(report, files, args.seconds),
     }
     ratio = _throughput(report)
-    corrupt = sorted(name for name, count in found.items() if count)
-    verdict = {"corrupt": corrupt, "gpu over cpu": round(ratio, 2), "usable": not corrupt}
-    report.add([Row("verdict", "tests failed", "tests", len(corrupt))])
+    failed = sorted(name for name, count in found.items() if count)
+    verdict = {"failed": failed, "gpu over cpu": round(ratio, 2), "usable": not failed}
+    report.add([Row("verdict", "tests failed", "tests", len(failed))])
     print(json.dumps(verdict))
-    return 1 if corrupt else 0
+    return 1 if failed else 0
 
 
 def _files() -> list[bytes]:
@@ -122,39 +136,36 @@ def _canaries(report: GrowingReport, files: Sequence[bytes], seconds: float) -> 
     return wrong
 
 
-def _reuse(report: GrowingReport, files: Sequence[bytes], seconds: float) -> int:
-    """A long chain of kernels reads a block that has been freed and may be given to a picture.
-
-    The allocator hands a block out again at once on the stream that freed it, which is right for
-    work that keeps to the stream. A decoder that does not overwrites what the chain still reads.
-    """
-    inputs = {
-        size: [_as_tensor(f) for f in files[8 * k : 8 * k + 8]] for k, size in enumerate(_SIZES)
+def _reuse(
+    report: GrowingReport, files: Sequence[bytes], seconds: float
+) -> tuple[ReuseCount, list[str]]:
+    """The decoder's count, and which controls failed."""
+    inputs: dict[Shape, list[Tensor]] = {
+        (3, height, width): [_as_tensor(f) for f in files[8 * k : 8 * k + 8]]
+        for k, (width, height) in enumerate(_SIZES)
     }
-    weight = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)
-    wrong = rounds = 0
-    started = time.monotonic()
-    while time.monotonic() < started + seconds:
-        (width, height), batch = list(inputs.items())[rounds % len(inputs)]
-        torch.cuda.synchronize()
-        # blocks of exactly the size of the pictures to come
-        victims = [
-            torch.full((3, height, width), 99, dtype=torch.uint8, device="cuda") for _ in batch
-        ]
-        for _ in range(8):  # keeps the stream busy, so that the reads below come late
-            weight = (weight @ weight).clamp_(-1, 1)
-        reads = [victim.to(torch.int32).sum() for victim in victims]
-        addresses = {victim.data_ptr() for victim in victims}
-        del victims
-        pictures = _decode(batch)
-        torch.cuda.synchronize()
-        wrong += sum(int(read.item() != 99 * 3 * height * width) for read in reads)
-        rounds += 1
-        if rounds <= len(inputs):
-            reused = sum(picture.data_ptr() in addresses for picture in pictures)
-            report.add([Row(f"reuse-{width}x{height}", "blocks reused", "blocks", reused)])
-    report.add([Row("reuse", "rounds", "rounds", rounds), Row("reuse", "corrupt", "reads", wrong)])
-    return wrong
+    test = ReuseTest()
+    counts = {}
+    for case, write, budget_s in (
+        ("reuse control, write in order", write_in_order, seconds / 2),
+        ("reuse control, unordered write", UnorderedWriter(), seconds / 2),
+        ("reuse", lambda shape, _: _decode(inputs[shape]), seconds),
+    ):
+        count = counts[case] = test.run(write, cycle(inputs), 8, budget_s)
+        report.add(
+            Row(case, name, unit, value)
+            for name, unit, value in (
+                ("rounds", "rounds", count.rounds),
+                ("reads", "reads", count.reads),
+                ("reused", "blocks", count.reused),
+                ("corrupt", "reads", count.corrupt),
+            )
+        )
+    in_order, unordered, decoder = counts.values()
+    controls = failed_controls(in_order, unordered)
+    for reason in controls:
+        report.fail("reuse controls", reason)
+    return decoder, controls
 
 
 def _reference(file: bytes) -> NDArray[np.uint8]:
@@ -162,22 +173,26 @@ def _reference(file: bytes) -> NDArray[np.uint8]:
     return pixels
 
 
+def _error(picture: Tensor, wanted: NDArray[np.uint8]) -> PictureError:
+    return picture_error(picture.permute(1, 2, 0).cpu().numpy(), wanted)
+
+
 def _is_same(picture: Tensor, wanted: NDArray[np.uint8]) -> bool:
-    got = picture.permute(1, 2, 0).cpu().numpy()
-    if got.shape != wanted.shape:
-        return False
-    error = np.abs(got.astype(np.int16) - wanted)
-    far = float((error > _FAR_LEVELS).mean())
-    return float(error.mean()) <= _MEAN_LEVELS and far <= _FAR_SHARE
+    error = _error(picture, wanted)
+    return error.is_within_tolerance and not error.has_wrong_pixels
 
 
-def _pictures(report: GrowingReport, files: Sequence[bytes]) -> int:
-    """Batches of all sizes and mixtures, decoded while other streams are busy."""
+def _pictures(report: GrowingReport, files: Sequence[bytes]) -> tuple[int, int]:
+    """Batches of all sizes and mixtures, decoded while other streams are busy.
+
+    Returns:
+        Pictures out of the tolerance, and pictures with wrong pixels.
+    """
     wanted = [_reference(file) for file in files]
     inputs = [_as_tensor(file) for file in files]
     side, busy = torch.cuda.Stream(), torch.randn(2048, 2048, device="cuda")
     rng = np.random.default_rng(0)
-    wrong = compared = 0
+    errors = []
     for batch in (1, 2, 3, 5, 8, 16, 31, 64, 128) * 2:
         chosen = rng.integers(len(files), size=batch)
         with torch.cuda.stream(side):
@@ -185,22 +200,20 @@ def _pictures(report: GrowingReport, files: Sequence[bytes]) -> int:
                 busy = (busy @ busy).clamp_(-1, 1)
         pictures = _decode([inputs[index] for index in chosen])
         # read on the current stream without any wait, as a user would
-        for index, picture in zip(chosen, pictures, strict=True):
-            wrong += not _is_same(picture, wanted[index])
-            compared += 1
-    errors = [
-        np.abs(one.permute(1, 2, 0).cpu().numpy().astype(np.int16) - reference)
-        for one, reference in zip(_decode(inputs), wanted, strict=True)
-    ]
+        errors += [_error(one, wanted[index]) for index, one in zip(chosen, pictures, strict=True)]
+    off = sum(not error.is_within_tolerance for error in errors)
+    wrong = sum(error.has_wrong_pixels for error in errors)
     report.add(
         [
-            Row("pictures", "compared", "pictures", compared),
-            Row("pictures", "wrong", "pictures", wrong),
-            Row("pictures", "error mean, worst picture", "levels", max(e.mean() for e in errors)),
-            Row("pictures", "error max", "levels", max(int(e.max()) for e in errors)),
+            Row("pictures", "compared", "pictures", len(errors)),
+            Row("pictures", "mean error above 4 levels", "pictures", off),
+            Row("pictures", "with wrong pixels", "pictures", wrong),
+            Row("pictures", "mean error, worst picture", "levels", max(e.mean for e in errors)),
+            Row("pictures", "far values, worst picture", "ratio", max(e.far_share for e in errors)),
+            Row("pictures", "largest error", "levels", max(e.largest for e in errors)),
         ]
     )
-    return wrong
+    return off, wrong
 
 
 def _damage(file: bytes, kind: int) -> bytes:

@@ -23,6 +23,8 @@ _PROGRAM: Final = (
 _PREFIX: Final = "SMSERVE_"
 _START_S: Final = 180.0
 _STOP_S: Final = 60.0
+# after a failure or a signal; whoever sent SIGTERM soon sends SIGKILL
+_EARLY_STOP_S: Final = 5.0
 _POLL_S: Final = 0.05
 
 
@@ -38,6 +40,9 @@ class ServerProcess:
         environment: all of it.
         ready_path: answers 200 when requests are welcome.
         start_s: longest time until then.
+
+    Attributes:
+        start_up_s: seconds until it was ready.
     """
 
     def __init__(
@@ -55,13 +60,15 @@ class ServerProcess:
         self._folder = TemporaryDirectory(prefix="smserve-load-")
         self._log_file = Path(self._folder.name) / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self.start_up_s = 0.0
 
     def __enter__(self) -> Self:
         try:
             self.start()
-            self.wait_until_ready()
-        except BaseException:
-            self.close()
+            self.start_up_s = self.wait_until_ready()
+        except BaseException as exc:
+            # the other error has the lines in its message
+            self._end_early(has_told=isinstance(exc, ServerStartError))
             raise
         return self
 
@@ -71,7 +78,18 @@ class ServerProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            self._end_early()
+
+    def _end_early(self, *, has_told: bool = False) -> None:
+        """Close, and print what the server said last: its log goes with its folder."""
+        try:
+            if not has_told and (lines := self._last_lines()):
+                print(f"last lines of the server's log:\n{lines}", file=sys.stderr, flush=True)
+        finally:
+            self.close(_EARLY_STOP_S)
 
     @property
     def process(self) -> "subprocess.Popen[bytes]":
@@ -128,11 +146,11 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             return None
 
-    def close(self) -> None:
+    def close(self, stop_s: float = _STOP_S) -> None:
         """Terminate, wait, and kill what is left of the whole session."""
         if self._process is not None:
             self._process.terminate()
-            self.wait(_STOP_S)
+            self.wait(stop_s)
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -140,6 +158,8 @@ class ServerProcess:
 
     def log(self) -> str:
         """Everything the server has written so far."""
+        if not self._log_file.exists():
+            return ""
         return self._log_file.read_text(encoding="utf-8", errors="replace")
 
     def _last_lines(self, number: int = 20) -> str:

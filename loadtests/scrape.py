@@ -20,6 +20,10 @@ class Scrape:
             if own == name and labels.items() <= found.items()
         )
 
+    def label_values(self, name: str, label: str) -> list[str]:
+        """Of all samples with this name, one each."""
+        return [found[label] for own, found, _ in self.samples if own == name and label in found]
+
     def has(self, name: str) -> bool:
         return any(own == name for own, _, _ in self.samples)
 

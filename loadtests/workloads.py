@@ -1,4 +1,8 @@
-"""What is served and sent in a benchmark over HTTP: a model file and pictures for each task."""
+"""What is served and sent in a benchmark over HTTP: a model file and pictures for each task.
+
+Every process of the load generator imports this module, through the program that started it: what
+needs torch is imported where it is used.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -6,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-
-from benchmarks.bench_cpu import make_spec
 from demo.shipped import model_files
 from loadtests.generator.payloads import (
     Payload,
@@ -16,7 +17,6 @@ from loadtests.generator.payloads import (
     multipart_payloads,
     raw_payloads,
 )
-from model.checkpoint import build_network, read_spec, save_model
 from model.config import TaskName
 
 # (width, height, bytes of a JPEG): a usual photograph of each task's data sets
@@ -48,11 +48,14 @@ class Workload:
     query: str = ""
 
     def payloads(self, path: str | None = None, files: int = 1) -> list[Payload]:
-        """Requests with `files` pictures each; more than one go as multipart."""
+        """Requests with `files` pictures each; more than one go as multipart.
+
+        Of those only as many as show each picture about twice: every process gets them all.
+        """
         target = f"{path or f'/{self.task}'}{self.query}"
         if files == 1:
             return raw_payloads(target, self.pictures)
-        return multipart_payloads(target, self.pictures, files)
+        return multipart_payloads(target, self.pictures, files, step=max(1, files // 2))
 
     def form_payloads(self, path: str) -> list[Payload]:
         """One picture a request, as the file of a form."""
@@ -65,6 +68,11 @@ def published_size(task: TaskName, variant: str, folder: Path, *, different: int
     Random weights find no object above the usual threshold. Detection therefore asks for threshold
     0, which finds 100 objects with masks in every picture: more work than photographs make.
     """
+    import torch
+
+    from benchmarks.bench_cpu import make_spec
+    from model.checkpoint import build_network, save_model
+
     torch.manual_seed(0)
     spec = make_spec(task, variant)
     path = folder / f"{spec.name}.safetensors"
@@ -81,6 +89,8 @@ def published_size(task: TaskName, variant: str, folder: Path, *, different: int
 
 def demo_size(task: TaskName, *, folder: Path, different: int) -> Workload:
     """The demo model that ships, copied into `folder`, and small pictures, for a CPU."""
+    from model.checkpoint import read_spec
+
     (shipped,) = [one for one in model_files() if read_spec(one).task is task]
     path = Path(shutil.copy(shipped, folder))
     width, height, size = _QUICK_PICTURES[task]

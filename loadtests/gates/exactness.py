@@ -12,7 +12,7 @@ import httpx
 import orjson
 
 from loadtests.gates.answers import FLOAT32, HALF, Tolerance, ask, differences
-from loadtests.gates.gate import GateOptions, GateReport, run_main
+from loadtests.gates.gate import GateOptions, GateReport, device_of, run_main
 from loadtests.generator.payloads import jpeg_pictures, raw_payloads
 from loadtests.generator.plan import LoadPlan
 from loadtests.generator.run import run_load
@@ -30,6 +30,7 @@ def run(options: GateOptions) -> GateReport:
     """Always with the demo models: the stub has nothing to round."""
     report = GateReport("exactness", options)
     with options.service(backend="auto") as server:
+        report.device = device_of(server)
         tolerance = _tolerance(server)
         for task in TaskName:
             _check_task(options, report, server, task, tolerance)

@@ -2,18 +2,22 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+import httpx
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import Row, cpu_name, write_report
 from loadtests.generator.payloads import Payload, jpeg_pictures, raw_payloads
 from loadtests.generator.processes import UNTITLED, pids_by_title
+from loadtests.long_run import exit_on_sigterm
 from loadtests.own_server import ServerProcess, smserve_process
+from loadtests.scrape import scrape
 
 Backend = Literal["stub", "auto"]
 SUPERVISOR: Final = "smserve-supervisor"
@@ -49,12 +53,17 @@ class GateOptions:
 
 @dataclass(slots=True)
 class GateReport:
-    """Figures and failed checks of one gate."""
+    """Figures and failed checks of one gate.
+
+    Attributes:
+        device: that computed, where the gate asked.
+    """
 
     gate: str
     options: GateOptions
     rows: list[Row] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    device: str = field(default_factory=cpu_name)
 
     def note(self, metric: str, value: float, unit: str) -> None:
         """A figure that nobody judges."""
@@ -119,7 +128,7 @@ def gate_main(gate: Gate, description: str, arguments: Sequence[str] | None = No
             args.out,
             f"gate-{report.gate}",
             report.rows,
-            cpu_name(),
+            report.device,
             frontends=options.frontends,
             backend=options.backend,
             short=options.is_short,
@@ -130,6 +139,7 @@ def gate_main(gate: Gate, description: str, arguments: Sequence[str] | None = No
 
 def run_main(gate: Gate, description: str | None) -> None:
     """For `if __name__ == "__main__"`."""
+    exit_on_sigterm()
     sys.exit(gate_main(gate, description or ""))
 
 
@@ -142,3 +152,19 @@ def classify_payloads(number: int = 16) -> list[Payload]:
 def has_front_ends(server: ServerProcess) -> bool:
     """Whether the service runs in several processes: their titles tell."""
     return any(title != UNTITLED for title in pids_by_title(server.pid))
+
+
+def device_of(server: ServerProcess) -> str:
+    """Where a running server computes: the name of its GPU, with their number, or the processor."""
+    answer = httpx.get(f"{server.url}/models", timeout=30).raise_for_status()
+    devices = {model["device"] for model in answer.json()["models"]}
+    if devices <= {"cpu"}:
+        return cpu_name()
+    names = scrape(server.url).label_values("smserve_gpu_info", "name")
+    return gpu_names(names) or ", ".join(sorted(devices))
+
+
+def gpu_names(names: Sequence[str]) -> str:
+    """Each name once, with how many there are where it is several."""
+    counts = Counter(names).items()
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts)

@@ -19,11 +19,12 @@ from typing import Final
 import httpx
 import numpy as np
 
-from loadtests.gates.gate import GateOptions, GateReport, gate_main
+from loadtests.gates.gate import GateOptions, GateReport, device_of, gate_main
 from loadtests.generator.payloads import Payload, jpeg_pictures, raw_payloads
 from loadtests.generator.plan import LoadPlan
 from loadtests.generator.processes import ProcessWatch
 from loadtests.generator.run import run_load
+from loadtests.long_run import exit_on_sigterm
 from loadtests.own_server import ServerProcess
 from loadtests.scrape import scrape
 
@@ -44,6 +45,7 @@ def run(options: GateOptions, *, leak_bytes: int = 0) -> GateReport:
     seconds = 3.0 if options.is_short else 60 * options.minutes
     payloads = mixed_payloads()
     with options.service(stub__leak_bytes=str(leak_bytes), stub__batch_ms="5") as server:
+        report.device = device_of(server)
         # every task and size once before anything counts
         run_load(_plan(server, seconds=min(4.0, seconds / 2)), payloads)
         with (
@@ -136,6 +138,7 @@ def main() -> int:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--leak-bytes", type=int, default=0, help="of each image: must fail")
     found, rest = own.parse_known_args()
+    exit_on_sigterm()
     return gate_main(partial(run, leak_bytes=found.leak_bytes), __doc__ or "", rest)
 
 

@@ -90,8 +90,10 @@ def raw_payloads(target: str, pictures: Sequence[bytes]) -> list[Payload]:
     return [Payload(target, "image/jpeg", picture, 1) for picture in pictures]
 
 
-def multipart_payloads(target: str, pictures: Sequence[bytes], files: int) -> list[Payload]:
-    """Requests with `files` pictures each: every picture once as the first one of a request."""
+def multipart_payloads(
+    target: str, pictures: Sequence[bytes], files: int, *, step: int = 1
+) -> list[Payload]:
+    """Requests with `files` pictures each: every picture, or each `step`th, begins a request."""
     content_type = f"multipart/form-data; boundary={_BOUNDARY}"
     return [
         Payload(
@@ -100,7 +102,7 @@ def multipart_payloads(target: str, pictures: Sequence[bytes], files: int) -> li
             _multipart([pictures[(first + k) % len(pictures)] for k in range(files)]),
             files,
         )
-        for first in range(len(pictures))
+        for first in range(0, len(pictures), step)
     ]
 
 

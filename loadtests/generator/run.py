@@ -123,6 +123,20 @@ def run_load(
         return run.wait()
 
 
+def warm_up(plan: LoadPlan, payloads: Sequence[Payload]) -> LoadResult:
+    """Carry out a plan in this process, which nothing has to start first.
+
+    The figures are worth little: one process may be too slow to load a server fully.
+    """
+
+    async def generate() -> LoadResult:
+        client = Client(plan, payloads, share=(0, 1), start_at=time.monotonic())
+        return (await client.run()).result
+
+    # asyncio's own loop lets an exception of a signal handler through, uvloop does not promise to
+    return asyncio.run(generate())
+
+
 def _work(pipe: Pipe, plan: LoadPlan, payloads: Sequence[Payload], share: tuple[int, int]) -> None:
     """One process."""
     pipe.send("ready")

@@ -14,7 +14,7 @@ from benchmarks import bench_gpu
 from benchmarks.bench_cpu import make_spec
 from benchmarks.bench_gpu import Bench, Case, Kind, all_cases, best_compiled, select
 from benchmarks.compiled_model import random_picture
-from benchmarks.gpu_timing import Deadline
+from benchmarks.deadline import Deadline
 from benchmarks.report import GrowingReport, Row
 from model.config import PUBLISHED_INPUTS, TaskName
 from model.predictor import TASKS

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import bench_rivals
 from benchmarks.bench_rivals import Job, Options, build, plan, run
-from benchmarks.gpu_timing import Deadline
+from benchmarks.deadline import Deadline
 from benchmarks.report import GrowingReport, read_rows
 
 CPU = Options(device="cpu", budget_s=0.01)

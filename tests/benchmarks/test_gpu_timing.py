@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks import gpu_timing
+from benchmarks.deadline import Deadline
 from benchmarks.gpu_timing import (
     CapturedGraph,
-    Deadline,
     PeakMemory,
     Timing,
     copy_bandwidth,

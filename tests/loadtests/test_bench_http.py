@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.deadline import Deadline
 from benchmarks.plot_stages import level_label, panels_of
-from benchmarks.report import Row
-from loadtests import bare_engine
+from benchmarks.report import GrowingReport, Row, read_rows
+from loadtests import bare_process
+from loadtests.bench_http import FULL, HttpBench
 from loadtests.generator.plan import LoadPlan
-from loadtests.generator.recorder import KeptAnswer
+from loadtests.generator.recorder import KeptAnswer, LoadResult
 from loadtests.http_levels import NoAnswerError, measure_level, overhead_rows, stage_rows
 from loadtests.peers.start import peer_payloads, peer_process
 from loadtests.scrape import Scrape
@@ -53,8 +55,45 @@ def test_the_plot_reads_levels_and_stages() -> None:
     assert panels_of(rows) == {
         "classify-tiny-500x375": {"c64": {"infer": 3.0}, "open-50%": {"rest": 1.0}}
     }
+    shuffled = [
+        Row(f"x-{one}", "stage infer", "ms", 1) for one in ("c64", "open-50%", "c512", "c1")
+    ]
+    assert list(panels_of(shuffled)["x"]) == ["c1", "c64", "c512", "open-50%"]
     assert level_label("c1") == "1 client"
     assert level_label("open-50%") == "50% of capacity"
+
+
+def bench_of(path: Path, limit_s: float) -> HttpBench:
+    return HttpBench(GrowingReport(path, "http"), FULL, Deadline(limit_s), frontends="auto")
+
+
+def test_the_capacity_is_the_best_of_the_loops_that_time_was_left_for(tmp_path: Path) -> None:
+    seen = []
+
+    def measure(case: str, plan: LoadPlan) -> LoadResult:
+        seen.append((case, plan.connections))
+        return LoadResult(images=plan.connections, seconds=1.0)
+
+    assert bench_of(tmp_path / "all.json", 60)._closed_loops("x", measure) == 512
+    assert seen[:2] == [("x-c64", 64), ("x-c128", 128)]
+    seen.clear()
+    assert bench_of(tmp_path / "late.json", 0)._closed_loops("x", measure) == 64
+    assert [row.metric for row in read_rows(tmp_path / "late.json")] == ["capacity"]
+    assert len(seen) == 1
+
+
+def test_an_early_end_keeps_what_is_known(tmp_path: Path) -> None:
+    out = tmp_path / "http.json"
+    figures = {}
+
+    def measure() -> None:
+        figures["capacity"] = 3.0
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        bench_of(out, 60)._attempt("ours", measure)
+    assert "ended early" in out.read_text()
+    assert figures
 
 
 def test_a_model_of_published_size_can_be_served(tmp_path: Path) -> None:
@@ -66,7 +105,7 @@ def test_a_model_of_published_size_can_be_served(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_bare_engine_computes_what_is_served(tmp_path: Path) -> None:
     workload = demo_size(TaskName.CLASSIFY, folder=tmp_path, different=2)
-    assert bare_engine.measure(workload, batch=2, budget_s=0.2)["images_per_s"] > 0
+    assert bare_process.measure(workload, batch=2, budget_s=0.2)["images_per_s"] > 0
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from loadtests.generator.payloads import (
 )
 from loadtests.generator.plan import LoadPlan, Retry
 from loadtests.generator.processes import sample_processes
-from loadtests.generator.run import run_load
+from loadtests.generator.run import run_load, warm_up
 from loadtests.generator.tables import load_rows
 from model.images import DecodeLimits, decode_rgb
 from service.bodies import parse_body
@@ -169,6 +169,11 @@ def test_a_closed_loop_waits_for_its_answers() -> None:
     assert result.images_per_s == pytest.approx(60, rel=0.25)
     metrics = {row.metric: row.value for row in load_rows("case", result)}
     assert 50 <= metrics["latency p50"] < 80
+
+
+def test_warming_up_needs_no_process() -> None:
+    with fake_server(lambda _: answer_bytes(), delay_s=0.05) as url:
+        assert set(warm_up(plan(url, duration_s=0.2), PAYLOADS).statuses) == {200}
 
 
 def test_refusals_are_repeated_until_they_are_accepted() -> None:
