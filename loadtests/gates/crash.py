@@ -119,7 +119,9 @@ def _engine_killed(server: ServerProcess, report: GateReport, what: str) -> None
     _judge_answers(report, what, result, killed_at)
     others = [one for one in result.records if one.kind or one.status not in (200, 429, 503)]
     report.equal(f"{what}: other answers", len(others), 0, "requests")
-    report.at_most(f"{what}: ready again", _wait_until_ready(server), _READY_S, "s")
+    report.at_most(
+        f"{what}: ready again, since the end of the load", _wait_until_ready(server), _READY_S, "s"
+    )
     restarts = scrape(server.url).total(_RESTARTS) - before.total(_RESTARTS)
     report.equal(f"{what}: restarts counted", restarts, 1, "restarts")
 
@@ -139,7 +141,12 @@ def _front_end_killed(server: ServerProcess, report: GateReport) -> None:
         "front end killed: later failures", len(broken) - len(at_once) - len(soon), 0, "requests"
     )
     report.at_least("front end killed: others went on", result.statuses.get(200, 0), 60, "requests")
-    report.at_most("front end killed: ready again", _wait_until_ready(server), _READY_S, "s")
+    report.at_most(
+        "front end killed: ready again, since the end of the load",
+        _wait_until_ready(server),
+        _READY_S,
+        "s",
+    )
     restarts = scrape(server.url).total(_RESTARTS) - before.total(_RESTARTS)
     report.equal("front end killed: restarts counted", restarts, 1, "restarts")
 
