@@ -110,7 +110,8 @@ class StubBackend:
     def infer(self, staged: HeldBatch) -> list[StubRaw]:
         self.num_batches += 1
         self._fail_if_chosen(staged.images)
-        self._leaked += [b"\1" * self._settings.leak_bytes for _ in staged.images]
+        if self._settings.leak_bytes:
+            self._leaked += [b"\1" * self._settings.leak_bytes for _ in staged.images]
         return [
             StubRaw(image.mean_rgb, one)
             for image, one in zip(staged.images, staged.params, strict=True)
