@@ -42,6 +42,11 @@ class UnreadAnswer:
         self._num_bytes = 0
         self._moved_at = 0.0
 
+    @property
+    def has_ended(self) -> bool:
+        """Nothing can be sent any more, even if the event loop has not said so yet."""
+        return self.is_lost or self._transport.is_closing()
+
     def watch(self) -> None:
         """Look from now on, until everything has been taken."""
         if self._timer is None and self._transport.get_write_buffer_size():
@@ -53,9 +58,10 @@ class UnreadAnswer:
         self._num_bytes = self._unread_bytes()
         self._moved_at = asyncio.get_running_loop().time()
 
-    def stop(self) -> None:
-        """The connection is gone."""
+    def stop(self, exc: Exception | None) -> None:
+        """The connection is gone; with an error if the client did not take what was under way."""
         self.is_lost = True
+        self.was_cut = self.was_cut or exc is not None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -105,7 +111,7 @@ def timed_protocol(timeout_s: float) -> type[HttpToolsProtocol]:
             self._unread = UnreadAnswer(transport, timeout_s)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._unread.stop()
+            self._unread.stop(exc)
             super().connection_lost(exc)
 
         def on_message_begin(self) -> None:
@@ -151,7 +157,7 @@ class WholeAnswerMiddleware:
             for start in range(0, len(body), _PIECE_BYTES):
                 piece = body[start : start + _PIECE_BYTES]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                if unread is not None and unread.is_lost:
+                if unread is not None and unread.has_ended:
                     raise ClientGoneError("the client has not taken its answer")
             if not message.get("more_body", False):
                 # uvicorn waits before it takes this; who has everything may leave meanwhile
