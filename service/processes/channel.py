@@ -5,6 +5,7 @@ is ever unpickled.
 """
 
 import asyncio
+import logging
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import orjson
+
+log = logging.getLogger(__name__)
 
 _HEAD: Final = struct.Struct("<BII")
 _WITH_DESCRIPTOR: Final = b"D"
@@ -99,6 +102,14 @@ class Channel(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=1 << 30)
 
     def data_received(self, data: bytes) -> None:
+        try:
+            self._take(data)
+        except Exception:  # a message that makes no sense: nothing after it would
+            log.exception("a message could not be handled")
+            if self._transport is not None:
+                self._transport.abort()
+
+    def _take(self, data: bytes) -> None:
         self._received += data
         start, end = 0, len(self._received)
         while end - start >= _HEAD.size:

@@ -108,14 +108,6 @@ class EngineServer:
         for front in self._fronts:
             self._introduce(front)
 
-    async def drained(self, *, timeout_s: float) -> bool:
-        """Wait until every job is answered; False when some is left."""
-        tasks = [job.task for front in self._fronts for job in front.jobs.values() if job.task]
-        if not tasks:
-            return True
-        _, left = await asyncio.wait(tasks, timeout=timeout_s)
-        return not left
-
     def close(self) -> None:
         """Close all connections."""
         for task in self._tasks:
@@ -185,6 +177,7 @@ class EngineServer:
             pixels = front.arena.view(fields["offset"], 3 * fields["hw"][0] * fields["hw"][1])
             job = front.jobs[number] = _Job(front, fields, pixels, time.monotonic())
             job.task = asyncio.create_task(self._serve(job))
+            job.task.add_done_callback(lambda _: self._reply_if_never_begun(job))
         else:
             log.error("unexpected message", extra={"kind": message.kind})
 
@@ -205,6 +198,11 @@ class EngineServer:
             self._reply(job, Kind.ERROR, wire.error_to_fields(error))
         else:
             self._reply(job, Kind.RESULT, fields, payload)
+
+    def _reply_if_never_begun(self, job: _Job) -> None:
+        """A task that is cancelled before its first step cannot say so itself."""
+        if job.fields["id"] in job.front.jobs:
+            self._reply(job, Kind.ERROR, wire.error_to_fields(ClientGoneError("the client left")))
 
     def _reply(self, job: _Job, kind: Kind, fields: dict[str, Any], payload: bytes = b"") -> None:
         number = job.fields["id"]
