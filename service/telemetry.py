@@ -241,6 +241,15 @@ class Metrics:
         self._infos[model] = (task, model, backend, device, dtype, sha256)
         self.model_info.labels(*self._infos[model]).set(1)
 
+    def drop_model(self, task: TaskName, model: str) -> None:
+        """A model is no longer served; what it has counted stays."""
+        self.model_ready.labels(task, model).set(0)
+        self.model_info.remove(*self._infos.pop(model))
+        # the functions that were watched hold on to the model, and to its memory
+        for watched in (self.graphs, self.memory_cap):
+            watched.remove(task, model)
+            watched.labels(task, model)
+
     def watch_queue(
         self,
         *,

@@ -80,6 +80,7 @@ class EngineCore:
             entries = await asyncio.to_thread(self._open_entries, self._settings)
             self._adapt(entries[0].backend)
             for entry in entries:
+                self._show(entry)
                 await self._warm_up(entry)
         except Exception as exc:
             self._fail(f"{type(exc).__name__}: {exc}")
@@ -137,8 +138,10 @@ class EngineCore:
         found = await asyncio.to_thread(reload_catalog, self._settings, self._entries, model)
         for entry in found.loaded:
             await self._warm_up(entry)
+        for entry in found.loaded:
+            self._show(entry)
         for name in found.gone:
-            self._metrics.model_ready.labels(self.task_of(name), name).set(0)
+            self._metrics.drop_model(self.task_of(name), name)
         self._entries = {entry.model.spec.name: entry for entry in found.entries}
         return found
 
@@ -222,7 +225,8 @@ class EngineCore:
         if backend.device.startswith("cuda"):
             self._metrics.watch_gpu(backend.device)
 
-    async def _warm_up(self, entry: CatalogEntry) -> None:
+    def _show(self, entry: CatalogEntry) -> None:
+        """Have the metrics tell of this model, and no longer of one that had its name."""
         backend, spec = entry.backend, entry.model.spec
         self._tasks[spec.name] = spec.task
         self._metrics.add_model(
@@ -236,6 +240,9 @@ class EngineCore:
         self._metrics.watch_memory_cap(spec.task, spec.name, partial(self._memory_cap, spec.name))
         if isinstance(backend, BatchWarmUp):
             self._metrics.watch_graphs(spec.task, spec.name, lambda: backend.graph_count)
+
+    async def _warm_up(self, entry: CatalogEntry) -> None:
+        backend, spec = entry.backend, entry.model.spec
         seconds = await warm_up(
             backend,
             pool=self._pool,

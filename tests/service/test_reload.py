@@ -1,14 +1,19 @@
 """A reload swaps models under load: nobody waits, nobody is lost, failures change nothing."""
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import pytest
 
 from service.administration import EngineAdministration
+from service.catalog import CatalogChanges, CatalogEntry
 from service.engine.base import EngineState
 from service.errors import ModelNotFoundError, ReloadRefusedError
+from service.settings import Settings
 from tests.service.conftest import Start
 from tests.service.pictures import jpeg
 from tests.service.processes import free_port, service_process
@@ -87,8 +92,33 @@ async def test_a_model_that_fails_its_warm_up_is_not_served(
             await administration(running).reload("stub-classify")
         monkeypatch.undo()
         assert running.core.entry("stub-classify") is old
+        assert running.core.metrics._infos["stub-classify"][-1] == (old.backend.sha256 or "")
         assert running.metric("smserve_model_ready", **LABELS) == 1
         assert (await running.client.post("/classify", content=jpeg())).status_code == 200
+
+
+async def test_a_model_that_is_gone_is_told_of_no_more(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_detection(
+        settings: Settings, current: Mapping[str, CatalogEntry], name: str | None
+    ) -> CatalogChanges:
+        kept = tuple(entry for key, entry in current.items() if key != "stub-detect")
+        return CatalogChanges(entries=kept, loaded=(), gone=("stub-detect",))
+
+    async with start() as running:
+        info = {"task": "detect", "model": "stub-detect", "backend": "stub"}
+        info |= {"device": "cpu", "dtype": "uint8", "sha256": ""}
+        assert running.metric("smserve_model_info", **info) == 1
+        monkeypatch.setattr("service.engine.core.reload_catalog", without_detection)
+        gone = weakref.ref(running.core.entry("stub-detect").backend)
+        report = await administration(running).reload(None)
+        assert [change.change for change in report.changes] == ["gone"]
+        registry = running.core.metrics.registry
+        assert registry.get_sample_value("smserve_model_info", info) is None
+        assert running.metric("smserve_model_ready", task="detect", model="stub-detect") == 0
+        gc.collect()
+        assert gone() is None, "nothing holds on to it, nor to its memory"
 
 
 async def test_not_while_it_stops(start: Start) -> None:
