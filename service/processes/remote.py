@@ -10,7 +10,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.base import EngineState, EngineStatus, Job, Outcome, ServedModel
+from service.engine.base import (
+    EngineState,
+    EngineStatus,
+    Job,
+    Outcome,
+    Priority,
+    ServedModel,
+)
 from service.engine.intake import Intake
 from service.errors import (
     DeadlineExceededError,
@@ -70,7 +77,7 @@ class RemoteEngine:
 
     async def predict(self, job: Job) -> Outcome:
         model = self._find(job.model)
-        self._refuse_if_hopeless(job.deadline)
+        self._refuse_if_hopeless(job)
         retry_after_s = self._retry_after_s
         with self._intake.admitted(model.spec, job.client, retry_after_s=retry_after_s):
             try:
@@ -95,6 +102,8 @@ class RemoteEngine:
         return EngineStatus(state=state, heartbeat_age_s=0.0, detail=detail)
 
     async def stop(self, *, timeout_s: float) -> None:
+        if self._closed is EngineState.STOPPED:
+            return
         if self._closed is None:
             self._closed = EngineState.DRAINING
         if not await self._intake.drained(timeout_s=timeout_s):
@@ -104,6 +113,7 @@ class RemoteEngine:
             task.cancel()
         for link in self._links:
             link.close()
+        self._arena.close()
 
     async def _answer(self, job: Job) -> Outcome:
         started = time.monotonic()
@@ -144,7 +154,7 @@ class RemoteEngine:
     async def _hand_over(self, job: Job, slot: Slot, hw: tuple[int, int]) -> Answered:
         try:
             link = self._least_loaded()
-        except Exception:
+        except EngineUnavailableError:
             self._arena.give_back(slot)
             raise
         # from here on the slot belongs to the link
@@ -168,7 +178,7 @@ class RemoteEngine:
                 return model
         raise ModelNotFoundError(f"no model {name[:60]!r}")
 
-    def _refuse_if_hopeless(self, deadline: float) -> None:
+    def _refuse_if_hopeless(self, job: Job) -> None:
         """Before anything is spent on a picture that every engine would refuse."""
         loads = [link.load for link in self._links if link.is_ready]
         if not loads:
@@ -181,8 +191,9 @@ class RemoteEngine:
                 retry_after_s=retry,
             )
         wait = min(own.wait_s for own in loads)
-        left = deadline - time.monotonic()
-        if wait > left:
+        left = job.deadline - time.monotonic()
+        # what goes first does not wait for everything that is there: the engine knows for how much
+        if job.priority is Priority.NORMAL and wait > left:
             raise DeadlineUnreachableError(
                 f"the work ahead takes about {wait:.1f} s, the deadline is in {left:.1f} s",
                 retry_after_s=retry,

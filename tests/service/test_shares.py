@@ -33,6 +33,29 @@ async def test_high_priority_goes_first(start: Start) -> None:
         assert order[2:] == ["normal"] * 3
 
 
+async def test_what_goes_first_is_not_refused_for_what_waits_behind_it(start: Start) -> None:
+    async with start(
+        stub={"batch_ms": 200}, batch={"max_images": 1, "max_age_ms": 60_000}
+    ) as running:
+        assert (await running.client.post("/classify", content=jpeg())).status_code == 200
+        before = await fill_pipeline(running)
+        waiting = [
+            asyncio.create_task(running.client.post("/classify", content=jpeg())) for _ in range(10)
+        ]
+        await until(lambda: running.metric("smserve_queue_depth", task="classify") == 10)
+        # until a front end has heard of the queue
+        await asyncio.sleep(0.25)
+        answers = {}
+        for priority in ("normal", "high"):
+            headers = {"X-Priority": priority, "X-Request-Timeout-Ms": "1300"}
+            answers[priority] = await running.client.post(
+                "/classify", content=jpeg(), headers=headers
+            )
+        assert answers["normal"].json()["code"] == "deadline_unreachable"
+        assert answers["high"].status_code == 200
+        await asyncio.gather(*before, *waiting)
+
+
 @pytest.mark.parametrize("priority", ["0", "3", "urgent", "-1", ""])
 async def test_unknown_priorities_are_refused(start: Start, priority: str) -> None:
     async with start() as running:
