@@ -79,7 +79,10 @@ class PooledCalls:
             task.add_done_callback(self._running.discard)
 
     async def _run(self, calls: Sequence[tuple[Callable[[], Any], "asyncio.Future[Any]"]]) -> None:
-        outcomes = await self._pool.run(_outcomes, [function for function, _ in calls])
+        try:
+            outcomes = await self._pool.run(_outcomes, [function for function, _ in calls])
+        except Exception as exc:  # noqa: BLE001 - a pool that is closed; nobody may wait for it
+            outcomes = [(None, exc)] * len(calls)
         for (_, future), (result, error) in zip(calls, outcomes, strict=True):
             if future.done():
                 continue

@@ -84,7 +84,7 @@ class _EngineProcess:
     async def _start(self) -> None:
         try:
             await self._core.start()
-        except Exception:
+        except Exception:  # whatever made a model unusable: the process ends and says why
             log.exception("the engine could not start")
             self._fail("the engine could not start")
             return

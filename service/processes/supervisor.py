@@ -36,7 +36,7 @@ def run_supervisor(settings: Settings, layout: Layout) -> int:
     """Serve with several processes until a signal or a failure.
 
     Returns:
-        the exit status; see `service.server.run`.
+        the exit status; see `service.start.run`.
     """
     setproctitle("smserve-supervisor")
     configure_logging(settings.log)
