@@ -110,7 +110,7 @@ def _judge_slots(report: GateReport, server: ServerProcess) -> None:
     """Nearly as many clients at once as there are places: what was lost refuses them."""
     # at the very limit a front end that heard a moment ago that all are taken may be wrong
     clients = _SLOTS - _SPARE_SLOTS
-    # long enough for all of them to connect and send
+    # every place is asked for again and again
     plan = LoadPlan(urls=(server.url,), duration_s=2.0, connections=clients)
     result = run_load(plan, classify_payloads())
     report.equal("refused with places free", result.statuses.get(429, 0), 0, "requests")

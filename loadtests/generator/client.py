@@ -201,7 +201,8 @@ class Client:
         self._start_at = start_at
         self._end_at = start_at + plan.duration_s
         self.recorder = Recorder(
-            measured_from=start_at + plan.warm_up_s,
+            # event loops wake a moment early: without a warm-up everything counts
+            measured_from=start_at + plan.warm_up_s if plan.warm_up_s else float("-inf"),
             keep_records=plan.keep_records,
             keep_answers=plan.keep_answers,
         )

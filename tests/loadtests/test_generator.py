@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from loadtests.generator.__main__ import is_clean
+from loadtests.generator.client import Client
 from loadtests.generator.connection import Answer, Connection
 from loadtests.generator.histogram import LatencyHistogram
 from loadtests.generator.payloads import (
@@ -21,6 +22,7 @@ from loadtests.generator.payloads import (
 )
 from loadtests.generator.plan import LoadPlan, Retry
 from loadtests.generator.processes import sample_processes
+from loadtests.generator.recorder import LoadResult
 from loadtests.generator.run import run_load, warm_up
 from loadtests.generator.tables import load_rows
 from model.images import DecodeLimits, decode_rgb
@@ -169,6 +171,25 @@ def test_a_closed_loop_waits_for_its_answers() -> None:
     assert result.images_per_s == pytest.approx(60, rel=0.25)
     metrics = {row.metric: row.value for row in load_rows("case", result)}
     assert 50 <= metrics["latency p50"] < 80
+
+
+def test_a_loop_that_wakes_a_moment_early_loses_no_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sleep = asyncio.sleep
+
+    async def early(seconds: float) -> None:
+        await sleep(seconds - 0.001 if 0.002 < seconds < 1 else seconds)
+
+    async def generate(url: str) -> LoadResult:
+        start_at = time.monotonic() + 0.05
+        client = Client(plan(url), PAYLOADS, share=(0, 1), start_at=start_at)
+        return (await client.run()).result
+
+    with fake_server(lambda _: answer_bytes(), delay_s=0.1) as url:
+        monkeypatch.setattr("loadtests.generator.client.asyncio.sleep", early)
+        result = asyncio.run(generate(url))
+    assert sum(result.statuses.values()) == result.requests == result.offered
 
 
 def test_warming_up_needs_no_process() -> None:
