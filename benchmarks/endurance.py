@@ -28,7 +28,7 @@ def run(passes: int, device: str, limit_s: float) -> list[Row]:
     """Allocated memory between passes after the warm-up: lowest, highest, and at the end.
 
     Raises:
-        SystemExit: a pass gave NaN or Inf.
+        SystemExit: a pass gave NaN or Inf, or the time was not enough for the warm-up.
     """
     predictor = build_compiled(TaskName.CLASSIFY, "tiny", (224, 224), device)
     choose, seen = random.Random(0), []  # noqa: S311 - shapes, not secrets
@@ -46,6 +46,8 @@ def run(passes: int, device: str, limit_s: float) -> list[Row]:
         del logits
         if i >= WARM_UP:
             seen.append(torch.cuda.memory_allocated(device) / MIB)
+    if not seen:
+        raise SystemExit(f"{passes} passes are not enough: {WARM_UP} are the warm-up")
     case = f"classify-tiny-{passes}-passes"
     return [
         Row(case, "allocated, lowest", "MiB", min(seen)),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.plot_performance import read_reports, rows_of
 from benchmarks.report import ROOT, Row
+from service.telemetry import STAGES as SERVED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PLOT: Final = ROOT / "docs/images/stages.png"
 # in the order in which a request meets them; the rest is network, parsing, writing, waiting for
 # the event loop
-STAGES: Final = ("read", "decode", "queue", "infer", "postprocess", "encode", "rest")
+STAGES: Final = (*SERVED, "rest")
 _METRIC: Final = "stage "
 _LEVEL: Final = re.compile(r"(?P<model>.+)-(?P<level>c\d+|open-\d+%)")
 

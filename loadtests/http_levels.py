@@ -15,8 +15,8 @@ from loadtests.generator.run import run_load
 from loadtests.generator.tables import load_rows
 from loadtests.scrape import Scrape, mean_between, scrape
 from model.config import TaskName
+from service.telemetry import STAGES
 
-STAGES: Final = ("read", "decode", "queue", "infer", "postprocess", "encode")
 REST: Final = "rest"
 STAGE_METRIC: Final = "stage"
 _TIMING: Final = re.compile(r"(\w+);dur=([\d.]+)")

@@ -98,6 +98,26 @@ def test_a_killed_engine_answers_everyone_and_comes_back(serve: Serve) -> None:
         assert restarts() == 1
 
 
+def test_several_engines_share_the_work_and_replace_each_other(serve: Serve) -> None:
+    with (
+        serve(processes__engines="2", stub__batch_ms="500", batch__max_images="1") as service,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        started = time.monotonic()
+        posts = [clients.submit(post, service) for _ in range(8)]
+        assert [own.result() for own in posts] == [200] * 8
+        # one engine would take 4 s for eight batches
+        assert time.monotonic() - started < 3.2
+        posts = [clients.submit(post, service) for _ in range(4)]
+        until_inflight(service, 4)
+        children(service, "smserve-engine[0]")[0].kill()
+        ended = sorted(own.result() for own in posts)
+        # what the other one has is not touched
+        assert ended in ([200, 200, 503, 503], [200, 200, 200, 503], [200, 503, 503, 503])
+        assert httpx.get(f"{service.url}/readyz").status_code == 200, "one engine is enough"
+        assert [post(service) for _ in range(3)] == [200] * 3
+
+
 def test_a_hung_device_is_replaced(serve: Serve) -> None:
     with (
         serve(stub__hang_after_batches="1", timeouts__heartbeat_s="1.5") as service,
