@@ -12,7 +12,8 @@ import argparse
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -22,7 +23,7 @@ import numpy as np
 from loadtests.gates.gate import GateOptions, GateReport, device_of, gate_main
 from loadtests.generator.payloads import Payload, jpeg_pictures, raw_payloads
 from loadtests.generator.plan import LoadPlan
-from loadtests.generator.processes import ProcessWatch
+from loadtests.generator.processes import ProcessSample, ProcessWatch
 from loadtests.generator.run import run_load
 from loadtests.long_run import exit_on_sigterm
 from loadtests.own_server import ServerProcess
@@ -53,15 +54,9 @@ def run(options: GateOptions, *, leak_bytes: int = 0) -> GateReport:
             GpuMemoryWatch(server, interval_s=max(1.0, seconds / 600)) as gpu,
         ):
             result = run_load(_plan(server, seconds=seconds), payloads)
-    by_title: defaultdict[str, Series] = defaultdict(list)
-    files: Series = []
-    for moment, processes in watch.samples:
-        for one in processes:
-            by_title[one.title].append((moment, one.rss / _MIB))
-        by_title["all processes"].append((moment, sum(one.rss for one in processes) / _MIB))
-        files.append((moment, sum(one.fds for one in processes)))
-    for title, series in sorted(by_title.items()):
+    for title, series in series_by_title(watch.samples).items():
         judge_flat(report, title, series)
+    files = [(moment, sum(one.fds for one in processes)) for moment, processes in watch.samples]
     if gpu.series:
         judge_flat(report, "GPU", gpu.series)
     # the last sample comes after the load, whose connections are gone by then
@@ -87,6 +82,23 @@ def mixed_payloads() -> list[Payload]:
             payloads += raw_payloads(f"/{task}", pictures)
     order = np.random.default_rng(0).permutation(len(payloads))
     return [payloads[index] for index in order]
+
+
+def series_by_title(samples: Sequence[tuple[float, Sequence[ProcessSample]]]) -> dict[str, Series]:
+    """Resident MiB of all processes of a title, and of them what is not shared.
+
+    The pictures' memory is shared, and is filled up to its limit little by little.
+    """
+    found: defaultdict[str, Series] = defaultdict(list)
+    for moment, processes in samples:
+        sums: Counter[str] = Counter()
+        for one in processes:
+            sums[one.title] += one.rss
+            sums[f"{one.title}: not shared"] += one.own
+            sums["all processes"] += one.rss
+        for title, total in sums.items():
+            found[title].append((moment, total / _MIB))
+    return dict(sorted(found.items()))
 
 
 def judge_flat(report: GateReport, title: str, series: Series) -> None:

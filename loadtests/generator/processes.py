@@ -25,6 +25,7 @@ class ProcessSample:
         title: `smserve-engine[0]` and the like; `smserve` for a process without one.
         cpu_s: user and system time since its start.
         rss: resident bytes.
+        own: of these, not shared with other processes or files.
         fds: open files and sockets.
     """
 
@@ -32,6 +33,7 @@ class ProcessSample:
     title: str
     cpu_s: float
     rss: int
+    own: int
     fds: int
 
 
@@ -73,11 +75,13 @@ def _sample(pid: int) -> ProcessSample:
     folder = _PROC / str(pid)
     # the name in parentheses may hold blanks: the fields after it begin with the state
     fields = (folder / "stat").read_text().rpartition(")")[2].split()
+    resident, shared = (int(pages) for pages in (folder / "statm").read_text().split()[1:3])
     return ProcessSample(
         pid=pid,
         title=title_of(pid),
         cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
-        rss=int((folder / "statm").read_text().split()[1]) * _PAGE,
+        rss=resident * _PAGE,
+        own=(resident - shared) * _PAGE,
         fds=len(os.listdir(folder / "fd")),
     )
 
