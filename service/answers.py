@@ -151,13 +151,17 @@ def _unknown_class(word: str, spec: ModelSpec, ids_by_name: Mapping[str, int]) -
 def ranked_classes(result: Classification, options: AnswerOptions) -> list[RankedClass]:
     """The best classes that pass the filters, by falling score, ties by class id."""
     scores = result.probabilities
-    order = np.argsort(-scores, kind="stable")
-    chosen = [
-        RankedClass(int(number), float(scores[number]))
-        for number in order
-        if _is_wanted(int(number), float(scores[number]), options)
-    ]
-    return chosen[: options.top_k]
+    ids = np.arange(scores.size)
+    if options.class_ids is not None:
+        ids = ids[np.isin(ids, list(options.class_ids))]
+    if options.threshold is not None:
+        ids = ids[scores[ids] >= options.threshold]
+    if ids.size > options.top_k:
+        # the last one that may be named, and its equals: sorting all classes would cost far more
+        falling = -scores[ids]
+        ids = ids[falling <= np.partition(falling, options.top_k - 1)[options.top_k - 1]]
+    best = ids[np.argsort(-scores[ids], kind="stable")][: options.top_k]
+    return [RankedClass(int(number), float(scores[number])) for number in best]
 
 
 def kept_detections(result: Detections, options: AnswerOptions) -> list[int]:

@@ -39,7 +39,7 @@ async def ask(running: Running, task: str, photos: Sequence[str]) -> list[dict[s
 
 @pytest.mark.timeout(280)
 async def test_it_answers_like_the_cpu() -> None:
-    gpu = Settings(device="cuda:0", gpu={"warm_up_batches": (1, 4)})
+    gpu = Settings(device="cuda", gpu={"warm_up_batches": (1, 4)})
     found: dict[str, list[dict[str, Any]]] = {}
     async with running_service(gpu, ready_s=240) as running:
         listing = (await running.client.get("/models")).json()["models"]
