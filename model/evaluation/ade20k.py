@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from model.evaluation.errors import LayoutError, TruthError
+from model.evaluation.errors import ClassMismatchError, LayoutError, TruthError
 from model.evaluation.samples import Dataset, Sample, contents, find_folder, find_pictures, some
 from model.images import ImageDecodeError, ImageTooLargeError, UnsupportedImageError, read_header
 
@@ -56,7 +56,8 @@ def read_annotation(path: Path, num_classes: int) -> NDArray[np.int64]:
         (H, W) int64, `IGNORED` where nothing is said.
 
     Raises:
-        TruthError: no readable 8-bit single-channel PNG, or a class that the model does not have.
+        TruthError: no readable 8-bit single-channel PNG.
+        ClassMismatchError: a class that the model does not have.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -71,7 +72,7 @@ def read_annotation(path: Path, num_classes: int) -> NDArray[np.int64]:
     labels -= 1
     highest = int(labels.max(initial=IGNORED))
     if highest >= num_classes:
-        raise TruthError(
+        raise ClassMismatchError(
             f"{path.name} has class number {highest + 1}, the model has {num_classes} classes"
         )
     return labels

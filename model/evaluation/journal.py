@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -80,7 +81,7 @@ class Journal:
         path = self.folder / _SETTINGS
         wanted = dict(settings)
         if not path.exists():
-            if self._file.tell():
+            if self._file.seek(0, os.SEEK_END):
                 raise JournalError(
                     f"{self.folder} has {_RECORDS} but no {_SETTINGS}: not what an evaluation left"
                 )

@@ -25,6 +25,7 @@ class Measure(Protocol[TruthT_contra]):
 
         Raises:
             TruthError: the annotation cannot be used.
+            ClassMismatchError: the whole data set is for another model.
             ValueError: the answer cannot be measured.
         """
         ...

@@ -107,5 +107,6 @@ class MultiScaleSegmenter:
 
 
 def _resized(rgb: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
+    """Rounded twice, as published: the goal, then what keeps the aspect ratio inside it."""
     sides = [max(1, int(side * ratio + 0.5)) for side in rgb.shape[:2]]
     return resize_keep_ratio(rgb, long=max(sides), short=min(sides))

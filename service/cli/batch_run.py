@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -55,31 +55,36 @@ class Outcome(Generic[ItemT, OutT]):
     """What became of one picture.
 
     Attributes:
-        error: why there is no output; None where there is one.
+        cause: why there is no output; None where there is one.
         is_readable: False when the error came before the network: the file is at fault.
     """
 
     item: ItemT
     output: OutT | None
-    error: str | None
+    cause: Exception | None
     is_readable: bool
+
+    @property
+    def error(self) -> str | None:
+        """The cause in one line."""
+        return None if self.cause is None else _reason(self.cause)
 
 
 @dataclass(slots=True)
 class _Job(Generic[ItemT, OutT]):
-    """One picture under way. `decoding`, then `prepared`, then `finishing`, or `error`."""
+    """One picture under way. `decoding`, then `prepared`, then `finishing`, or `cause`."""
 
     item: ItemT
     group: Hashable
     decoding: "Future[tuple[PreparedImage, float]]"
     prepared: "PreparedImage | None" = None
     finishing: "Future[OutT] | None" = None
-    error: str | None = None
+    cause: Exception | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_decoding(self) -> bool:
-        return self.prepared is None and self.error is None
+        return self.prepared is None and self.cause is None
 
 
 def _no_group(item: Any) -> Hashable:
@@ -119,7 +124,7 @@ class BatchRun(Generic[ItemT, OutT]):
         self._max_window = 2 * options.batch_size + options.num_threads
         self._pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="picture")
 
-    def run(self, items: Iterable[ItemT]) -> Iterator[Outcome[ItemT, OutT]]:
+    def run(self, items: Iterable[ItemT]) -> Generator[Outcome[ItemT, OutT], None, None]:
         """Outcomes in the order of the items; once only.
 
         The device is used by the calling thread only. A picture that fails is answered with its
@@ -151,7 +156,7 @@ class BatchRun(Generic[ItemT, OutT]):
         full = next((group for group in groups if len(group) >= self._options.batch_size), None)
         if full is not None:
             self._infer(full[: self._options.batch_size])
-        elif oldest.error is not None or oldest.finishing is not None:
+        elif oldest.cause is not None or oldest.finishing is not None:
             self._window.popleft()
             yield self._outcome(oldest)
         elif decoding := [job.decoding for job in self._window if job.is_decoding]:
@@ -170,7 +175,7 @@ class BatchRun(Generic[ItemT, OutT]):
                 try:
                     job.prepared, job.stage_ms["decode"] = job.decoding.result()
                 except _ITEM_ERRORS as exc:
-                    job.error = _reason(exc)
+                    job.cause = exc
 
     def _groups(self) -> list[list[_Job[ItemT, OutT]]]:
         """Jobs that wait for the device, by what may share a batch, oldest first.
@@ -181,7 +186,7 @@ class BatchRun(Generic[ItemT, OutT]):
         for job in self._window:
             if job.is_decoding:
                 break
-            if job.prepared is not None and job.finishing is None and job.error is None:
+            if job.prepared is not None and job.finishing is None and job.cause is None:
                 groups.setdefault((job.group, job.prepared.shape), []).append(job)
         return list(groups.values())
 
@@ -193,7 +198,7 @@ class BatchRun(Generic[ItemT, OutT]):
             raws = self._backend.infer(staged)
         except (ValueError, RuntimeError, MemoryError) as exc:
             if len(jobs) == 1:
-                jobs[0].error = _reason(exc)
+                jobs[0].cause = exc
                 return
             # too large together, or one of them cannot be computed: alone each has its chance
             for job in jobs:
@@ -217,15 +222,15 @@ class BatchRun(Generic[ItemT, OutT]):
             try:
                 return Outcome(job.item, job.finishing.result(), None, True)
             except _ITEM_ERRORS as exc:
-                job.error = _reason(exc)
-        return Outcome(job.item, None, job.error, job.prepared is not None)
+                job.cause = exc
+        return Outcome(job.item, None, job.cause, job.prepared is not None)
 
 
 def _ms_since(start: float) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def _reason(exc: BaseException) -> str:
+def _reason(exc: Exception) -> str:
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     return (str(exc) or type(exc).__name__).splitlines()[0]
