@@ -140,7 +140,7 @@ def _print(
     )
     stdout().print(_table(metrics, published))
     if reason:
-        stdout().print(f"Published figures do not apply: {escape(reason)}.")
+        stdout().print(f"Published figures do not apply: {escape(reason)}.", soft_wrap=True)
 
 
 def _table(metrics: Mapping[str, float], published: "Sequence[Published]") -> "Table":
