@@ -93,20 +93,7 @@ def report(
     if options.json is None:
         return
     result = {
-        "task": options.task,
-        "model": {
-            "name": backend.spec.name,
-            "variant": backend.spec.variant,
-            "demo": backend.spec.demo,
-            "sha256": backend.sha256,
-        },
-        "data": {
-            "layout": dataset.title,
-            "fingerprint": dataset.fingerprint,
-            "pictures": dataset.total,
-            "measured": evaluation.num_done,
-            "unreadable": [failure.name for failure in evaluation.failures],
-        },
+        **_subject(backend, evaluation),
         "settings": dict(settings),
         "metrics": {k: None if math.isnan(v) else v for k, v in metrics.items()},
         "published": {row.label: dict(row.values) for row in published} or None,
@@ -117,6 +104,26 @@ def report(
     part = options.json.with_name(f"{options.json.name}.part")
     part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(options.json)
+
+
+def _subject(backend: "Backend", evaluation: "Evaluation[Any]") -> dict[str, Any]:
+    spec, dataset = backend.spec, evaluation.dataset
+    return {
+        "task": spec.task,
+        "model": {
+            "name": spec.name,
+            "variant": spec.variant,
+            "demo": spec.demo,
+            "sha256": backend.sha256,
+        },
+        "data": {
+            "layout": dataset.title,
+            "fingerprint": dataset.fingerprint,
+            "pictures": dataset.total,
+            "measured": evaluation.num_done,
+            "unreadable": [failure.name for failure in evaluation.failures],
+        },
+    }
 
 
 def _rate(evaluation: "Evaluation[Any]", seconds: float) -> float | None:
