@@ -21,13 +21,14 @@ from rich.table import Table
 
 from benchmarks.report import Row, write_report
 from demo.compose import Composer, Scene, Split
-from demo.evaluation.classification import Accuracy, accuracy
+from demo.evaluation.classification import accuracy
 from demo.evaluation.detection import average_precision
 from demo.evaluation.prediction import predict_all
 from demo.evaluation.real import real_test_photographs
 from demo.evaluation.segmentation import overlap
 from demo.shipped import model_files
 from model.config import TaskName
+from model.evaluation.classification import Accuracy
 from model.predictor import Predictor
 from model.results import (
     Classification,

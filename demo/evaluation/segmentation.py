@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.evaluation.segmentation import class_scores, confusion_matrix
 from model.results import Segmentation
 
 
@@ -35,21 +36,13 @@ def overlap(answers: Iterable[tuple[Segmentation, NDArray[np.uint8]]], num_class
     """
     confusion = np.zeros((num_classes, num_classes), np.int64)
     for answer, truth in answers:
-        if answer.label_map.shape != truth.shape:
-            raise ValueError(f"a map is {answer.label_map.shape}, expected {truth.shape}")
-        pairs = truth.astype(np.int64) * num_classes + answer.label_map
-        confusion += np.bincount(pairs.ravel(), minlength=num_classes**2).reshape(
-            num_classes, num_classes
-        )
-    if not confusion.any():
-        raise ValueError("no answers to measure")
-    right = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - right
+        confusion += confusion_matrix(truth, answer.label_map, num_classes)
+    scores = class_scores(confusion)
     present = confusion.sum(1) > 0
-    iou = right[present] / union[present]
+    iou = scores.iou[present]
     objects = iou[1:] if present[0] else iou
     return Overlap(
         mean_iou=float(iou.mean()),
         object_iou=float(objects.mean()) if len(objects) else 0.0,
-        pixel_accuracy=float(right.sum() / confusion.sum()),
+        pixel_accuracy=scores.pixel_accuracy,
     )

@@ -17,6 +17,7 @@ from service.backends.base import HeldBatch
 from service.backends.cuda_errors import run_on_gpu
 
 if TYPE_CHECKING:
+    from model.evaluation.multi_scale import MultiScaleSegmenter
     from model.predictor import Predictor
 
 
@@ -26,7 +27,13 @@ class TorchBackend:
     kind = "torch"
     prepares_at_once = False
 
-    def __init__(self, predictor: "Predictor", *, device: str, sha256: str | None) -> None:
+    def __init__(
+        self,
+        predictor: "Predictor | MultiScaleSegmenter",
+        *,
+        device: str,
+        sha256: str | None,
+    ) -> None:
         self._predictor = predictor
         self.spec: ModelSpec = predictor.spec
         self.device = device

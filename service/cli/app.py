@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from service.cli import configuration, convert, models, predict, reload, serve
+from service.cli import configuration, convert, evaluate, models, predict, reload, serve
 from service.cli.console import exit_status, say_error
 
 
@@ -37,6 +37,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
+app.command("evaluate")(evaluate.evaluate)
 app.command("reload")(reload.reload)
 app.command("models")(models.models)
 app.command("config")(configuration.config)

@@ -4,11 +4,8 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-PICTURE_SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-)
+from model.images import PICTURE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)

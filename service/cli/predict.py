@@ -11,6 +11,7 @@ import typer
 from model.config import TaskName
 from service.cli.choices import BackendName, Device, Masks
 from service.cli.console import EXIT_FAILURE, UsageError, say_error, stderr
+from service.cli.model_choice import model_file, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from model.config import ModelSpec
     from model.results import Params
     from service.answers import AnswerOptions
-    from service.backends.base import Backend
     from service.cli.inputs import Picture
     from service.cli.pipeline import Pipeline
 
@@ -74,8 +74,7 @@ def predict(
     pictures = list(find_pictures(inputs))
     if not pictures:
         raise UsageError(f"no images in {', '.join(str(path) for path in inputs)}")
-    path = _model_file(task, model)
-    opened = _open_model(path, backend, device, batch_size)
+    opened = open_model(model_file(task, model), backend, device, batch_size)
     options = PipelineOptions(
         params=_params(task, threshold, max_detections, masks),
         answer=_answer_options(opened.spec, threshold, top_k, classes, masks),
@@ -92,29 +91,6 @@ def predict(
     if num_bad:
         say_error(f"{num_bad} of {len(pictures)} images failed")
         raise typer.Exit(EXIT_FAILURE)
-
-
-def _model_file(task: TaskName, path: Path | None) -> Path:
-    from model.checkpoint import read_spec
-    from service.shipped import shipped_models
-
-    if path is None:
-        shipped = (file for file in shipped_models() if read_spec(file).task == task)
-        path = next(shipped, None)
-        if path is None:
-            raise UsageError(f"no demo model for {task} is installed; give one with --model FILE")
-    spec = read_spec(path)
-    if spec.task != task:
-        raise UsageError(f"{path} is a model for {spec.task}, asked for {task}")
-    return path
-
-
-def _open_model(path: Path, backend: BackendName, device: Device, batch_size: int) -> "Backend":
-    from service.backends.selection import open_backend, select_backend
-    from service.setting_groups import GpuSettings
-
-    selection = select_backend(backend.value, device)
-    return open_backend(path, selection, gpu=GpuSettings(), batch_images=batch_size)
 
 
 def _params(task: TaskName, threshold: float | None, max_detections: int, masks: Masks) -> "Params":
