@@ -31,9 +31,14 @@ def settings_of_the_pod(models: Path) -> dict[str, str]:
         for name, value in environment_of(CPU).items()
         if name.startswith("SMSERVE_")
     }
-    # addresses and folders of the test; what is tested is everything else
+    # addresses and folders of the test; and more seconds of grace would show no more
     del variables["port"]
-    return variables | {"host": "127.0.0.1", "admin__port": "0", "models_dir": str(models)}
+    return variables | {
+        "host": "127.0.0.1",
+        "admin__port": "0",
+        "models_dir": str(models),
+        "shutdown__grace_s": "2.5",
+    }
 
 
 def test_from_start_to_sigterm(tmp_path: Path) -> None:
