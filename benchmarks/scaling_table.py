@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from benchmarks.scaling import (
     share_before_ramp,
 )
 from benchmarks.series import count_series
-from model.config import TaskName
+from model.config import ModelSpec, TaskName
 
 PAGE: Final = ROOT / "docs/scaling.md"
 BARE: Final = ROOT / "benchmarks/results/gpu-h100.json"
@@ -256,22 +257,27 @@ def pull_table() -> str:
     return table(["GPUs", "nodes", "image, all nodes", "image there", "largest model there"], lines)
 
 
-def published_bytes() -> dict[str, int]:
+@cache
+def published_bytes() -> Mapping[str, int]:
     """Sizes of the published models as files of ours, without their few kB of metadata."""
+    from benchmarks.bench_cpu import make_spec
+
+    return {
+        f"{task}-{variant}": weight_bytes(make_spec(task, variant))
+        for task in TaskName
+        for variant in ("tiny", "small", "base")
+    }
+
+
+def weight_bytes(spec: ModelSpec) -> int:
+    """Of all weights, without making them."""
     import torch
 
-    from benchmarks.bench_cpu import make_spec
     from model.checkpoint import build_network
 
-    found = {}
-    for task in TaskName:
-        for variant in ("tiny", "small", "base"):
-            with torch.device("meta"):
-                state = build_network(make_spec(task, variant)).state_dict()
-            found[f"{task}-{variant}"] = sum(
-                one.numel() * one.element_size() for one in state.values()
-            )
-    return found
+    with torch.device("meta"):
+        state = build_network(spec).state_dict()
+    return sum(one.numel() * one.element_size() for one in state.values())
 
 
 def models_table() -> str:
