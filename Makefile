@@ -7,7 +7,7 @@ MINUTES ?= 9
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots load gates soak bench-http clean
+.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load gates soak bench-http clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,10 @@ evaluate-demo: $(VENV)/.demo  ## measure the shipped demo models on new scenes
 
 screenshots: $(VENV)/.dev  ## refresh the pictures of docs/images with a headless browser
 	UPDATE_SCREENSHOTS=1 $(BIN)/python -m pytest -m browser tests/service
+
+docs: $(VENV)/.dev  ## write the pages and tables that come from the code and from result files
+	$(BIN)/python -m docs.reference
+	$(BIN)/python -m benchmarks.scaling_table
 
 load: $(VENV)/.dev  ## 200 concurrent mixed requests against a server of its own
 	$(BIN)/python -m loadtests.mixed_load $(ARGS)

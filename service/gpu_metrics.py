@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import pynvml
 from prometheus_client.core import GaugeMetricFamily
@@ -10,6 +11,39 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A gauge with the label `gpu`.
+
+    Attributes:
+        read: driver's handle of the GPU -> value.
+    """
+
+    name: str
+    text: str
+    read: Callable[[Any], float]
+
+
+INFO: Final = ("smserve_gpu_info", "Always 1", ("gpu", "name", "uuid"))
+FIGURES: Final = (
+    Figure(
+        "smserve_gpu_memory_used_bytes",
+        "Device memory in use, by all processes",
+        lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle).used,
+    ),
+    Figure(
+        "smserve_gpu_memory_total_bytes",
+        "Device memory",
+        lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+    ),
+    Figure(
+        "smserve_gpu_utilization_ratio",
+        "Part of the last second or less in which a kernel was running",
+        lambda handle: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+    ),
+)
 
 
 class GpuCollector(Collector):
@@ -33,32 +67,20 @@ class GpuCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         if self._handle is None:
             return
-        info = GaugeMetricFamily("smserve_gpu_info", "Always 1", labels=["gpu", "name", "uuid"])
+        name, text, labels = INFO
+        info = GaugeMetricFamily(name, text, labels=labels)
         info.add_metric([self._gpu, self._name, self._uuid], 1)
         yield info
-        yield from self._family(
-            "smserve_gpu_memory_used_bytes",
-            "Device memory in use, by all processes",
-            lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle).used,
-        )
-        yield from self._family(
-            "smserve_gpu_memory_total_bytes",
-            "Device memory",
-            lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle).total,
-        )
-        yield from self._family(
-            "smserve_gpu_utilization_ratio",
-            "Part of the last second or less in which a kernel was running",
-            lambda handle: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-        )
+        for figure in FIGURES:
+            yield from self._family(figure)
 
-    def _family(self, name: str, text: str, read: Callable[[Any], float]) -> Iterator[Metric]:
+    def _family(self, figure: Figure) -> Iterator[Metric]:
         try:
-            value = read(self._handle)
+            value = figure.read(self._handle)
         except pynvml.NVMLError as exc:
-            log.debug("NVML failed", extra={"metric": name, "reason": str(exc)})
+            log.debug("NVML failed", extra={"metric": figure.name, "reason": str(exc)})
             return
-        family = GaugeMetricFamily(name, text, labels=["gpu"])
+        family = GaugeMetricFamily(figure.name, figure.text, labels=["gpu"])
         family.add_metric([self._gpu], value)
         yield family
 

@@ -53,7 +53,7 @@ class BatchSettings(Section):
     """How images of one shape share a run of the device.
 
     Attributes:
-        max_images: in one batch; None: by device, see `service.capacity`.
+        max_images: in one batch; None: by device.
         max_pixels: sum over one batch, at the network's input size; a single larger image runs
             alone. None: by device.
         max_delay_ms: wait this long for more images when the device is free.
@@ -70,14 +70,14 @@ class QueueSettings(Section):
     """How much work may be held before new work is refused with 429.
 
     Attributes:
-        max_images: accepted and not yet answered; None: by device, see `service.capacity`.
+        max_images: accepted and not yet answered; None: by device.
         max_pixels: waiting for the device, at the network's input size (at most 12 bytes each);
             None: by device.
         max_source_pixels: accepted and not yet answered, at the size of the pictures. Where the
             GPU resizes (`gpu.preprocessing` is `fast`) they may all be held decoded, 3 bytes each.
         max_decode_pixels: being decoded and prepared at one time (3 bytes each); further pictures
             wait.
-        max_bytes: request bodies held in memory.
+        max_bytes: request bodies held in memory; at least `limits.max_body_bytes`.
         max_images_per_key: accepted and not yet answered, of one API key; None: no such limit. Of
             several engines each one counts its own share.
     """
@@ -94,7 +94,8 @@ class TimeoutSettings(Section):
     """How long things may take.
 
     Attributes:
-        request_ms: from the last byte of the body to the answer, unless the client asks otherwise.
+        request_ms: from the last byte of the body to the answer, unless the client asks otherwise;
+            at most `max_request_ms`.
         max_request_ms: the most a client can ask for.
         body_ms: from the first byte of a request to the last byte of its body.
         keep_alive_s: an idle connection is closed after this; must exceed that of a proxy.
@@ -175,7 +176,13 @@ class TracingSettings(Section):
 
 
 class ThresholdSettings(Section):
-    """Used where a request names none; the defaults are those of the published models."""
+    """Used where a request names none; the defaults are those of the published models.
+
+    Attributes:
+        score: answers of detection below this are left out.
+        nms_iou: of two boxes of one class that overlap by more, the better one stays.
+        max_detections: of one picture, the best ones.
+    """
 
     score: float = Field(default=0.05, ge=0.0, le=1.0)
     nms_iou: float = Field(default=0.5, ge=0.0, le=1.0)

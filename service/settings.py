@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     """Process configuration.
 
     Attributes:
-        config: YAML file with the same fields, also `SMSERVE_CONFIG`.
+        config: YAML file with the same fields.
+        host: address to listen on; the default is reachable from this machine only.
+        port: to listen on; 0: any free one, which the log names.
         models_dir: every `*.safetensors` in it is served, before the demo models.
         demo_models: serve the models that ship with the project.
         backend: `triton` runs the models compiled for a GPU, `torch` as PyTorch does anywhere;
@@ -62,12 +64,14 @@ class Settings(BaseSettings):
             answers.
         device: `auto` takes the GPU if there is one.
         frontends: processes that speak HTTP; 0: one process does everything. `auto`: 0 on a CPU,
-            with a GPU by the number of cores, see `service.capacity`.
+            with a GPU three quarters of the cores, at most 32.
         model_hashes: `if_present` compares each model file with the `.sha256` file beside it, if
             there is one; `required` refuses a model without.
         torch_threads: CPU threads of the network; None: torch decides.
-        pool_size: threads that decode and post-process; None: one per core.
-        api_keys: if any, task routes need one (`Authorization: Bearer` or `X-API-Key`).
+        pool_size: threads that decode and post-process, in each process; None: one per core, two in
+            a front end.
+        api_keys: if any, task routes need one (`Authorization: Bearer` or `X-API-Key`); of at least
+            8 characters each.
         cors_origins: browser origins that may call; none by default.
     """
 

@@ -20,6 +20,7 @@ from service.processes.children import Child, Kind, Restarts, start_engine, star
 from service.processes.layout import CONTROL, Layout
 from service.processes.listeners import open_listeners
 from service.processes.peer import Content, Peer
+from service.setting_groups import ShutdownSettings
 from service.settings import Settings
 from service.telemetry import Metrics
 
@@ -30,6 +31,11 @@ _SNAPSHOT_S: Final = 2.0
 # engines have nothing left to do by then
 _ENGINE_STOP_S: Final = 5.0
 _MORE_THAN_DRAIN_S: Final = 10.0
+
+
+def longest_shutdown_s(shutdown: ShutdownSettings) -> float:
+    """Seconds from SIGTERM to the end at the latest; who sends SIGKILL should wait longer."""
+    return shutdown.grace_s + shutdown.drain_timeout_s + _MORE_THAN_DRAIN_S + _ENGINE_STOP_S
 
 
 def run_supervisor(settings: Settings, layout: Layout) -> int:
