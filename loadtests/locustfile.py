@@ -14,9 +14,9 @@ from locust import events
 # Locust imports this file from wherever it was started
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loadtests.locust_users.pictures import make_pictures  # noqa: E402
-from loadtests.locust_users.session import install  # noqa: E402
-from loadtests.locust_users.user import SmserveUser  # noqa: E402
+from loadtests.locust_users.pictures import make_pictures
+from loadtests.locust_users.session import install
+from loadtests.locust_users.user import SmserveUser
 
 __all__ = ["SmserveUser"]
 

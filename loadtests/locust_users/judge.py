@@ -110,7 +110,7 @@ class Judge:
             self._environment.process_exit_code = 0
 
     def _conclude(self) -> tuple[list[str], list[str]]:
-        """Print and write what came out; returns what was printed, and what was worse than allowed."""
+        """Print and write what came out; returns it, and what of it was worse than allowed."""
         environment, parsed = self._environment, self._environment.parsed_options
         if self._sender is not None:
             self._ledger.merge(self._sender.counter.take())

@@ -1,4 +1,4 @@
-"""The options that Locust gets from us: on the command line, as LOCUST_* variables, in its web UI."""
+"""The options that Locust gets from us: as arguments, as LOCUST_* variables, in its web UI."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -185,7 +185,7 @@ def _add_load_arguments(parser: Any) -> None:
     add("--mix", type=_checked(parse_mix), default="classify=8,detect=1,segment=1",
         env_var="LOCUST_MIX", help="relative shares of the tasks")  # fmt: skip
     add("--think-s", type=_checked(parse_think), default="0.5-1.5", env_var="LOCUST_THINK_S",
-        help="closed loop: seconds between answer and next request, one number or a range")  # fmt: skip
+        help="closed loop: seconds between answer and next request, e.g. 2 or 0.5-1.5")  # fmt: skip
     add("--mistakes", type=_share, default=0.03, env_var="LOCUST_MISTAKES",
         help="share of requests that are wrong on purpose; right is the right 4xx")  # fmt: skip
     add("--max-megapixels", type=_positive, default=12.0, env_var="LOCUST_MAX_MEGAPIXELS",
@@ -210,6 +210,6 @@ def _add_run_arguments(parser: Any) -> None:
     add("--max-p99-ms", type=_checked(parse_p99), default="", env_var="LOCUST_MAX_P99_MS",
         help="fail above; one number for each task, or classify=500,detect=2000")  # fmt: skip
     add("--metrics-url", default="", env_var="LOCUST_METRICS_URL",
-        help="where /metrics of the service are, several separated by commas; default: the host")  # fmt: skip
+        help="addresses whose /metrics are read, separated by commas; default: the host")  # fmt: skip
     add("--report", default="", env_var="LOCUST_REPORT",
         help="JSON file of the run; default: beside the HTML or CSV report")  # fmt: skip

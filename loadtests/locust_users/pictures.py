@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from loadtests.generator.payloads import random_cut, sample_pictures
 
@@ -41,6 +41,7 @@ _ENCODING: Final[dict[str, dict[str, int]]] = {
 }
 _GRAIN: Final = 8.0
 _GRAIN_SIDE: Final = 256
+_MIDDLE: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def make_pictures(number: int = 40, seed: int = 0) -> tuple[Picture, ...]:
     """
     rng = np.random.default_rng(seed)
     sources = [Image.open(io.BytesIO(data)).convert("RGB") for data in sample_pictures()]
-    grain = rng.normal(0, _GRAIN, (_GRAIN_SIDE, _GRAIN_SIDE, 1)).astype(np.int16)
+    grain = rng.normal(_MIDDLE, _GRAIN, (_GRAIN_SIDE, _GRAIN_SIDE, 1)).astype(np.uint8)
     areas = _areas(number)
     formats = _formats(areas, rng)
     return tuple(
@@ -103,7 +104,7 @@ def _make_picture(
     source: Image.Image,
     area: float,
     kind: str,
-    grain: NDArray[np.int16],
+    grain: NDArray[np.uint8],
     rng: np.random.Generator,
 ) -> Picture:
     ratios, shares = zip(*_ASPECTS, strict=True)
@@ -126,8 +127,7 @@ def _make_picture(
     return Picture(buffer.getvalue(), kind, width, height, orientation)
 
 
-def _with_grain(picture: Image.Image, grain: NDArray[np.int16]) -> Image.Image:
-    repeats = (-(-picture.height // _GRAIN_SIDE), -(-picture.width // _GRAIN_SIDE), 1)
+def _with_grain(picture: Image.Image, grain: NDArray[np.uint8]) -> Image.Image:
+    repeats = (-(-picture.height // _GRAIN_SIDE), -(-picture.width // _GRAIN_SIDE), 3)
     noise = np.tile(grain, repeats)[: picture.height, : picture.width]
-    noisy = np.asarray(picture) + noise
-    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+    return ImageChops.add(picture, Image.fromarray(noise), offset=-_MIDDLE)

@@ -5,6 +5,7 @@ import random
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from json import dumps
 from typing import Final
 
@@ -92,10 +93,11 @@ class Deck:
 def build_deck(pictures: Sequence[Picture], seed: int = 0) -> Deck:
     """The same arguments make the same requests, in every process of a distributed run."""
     rng = random.Random(seed)  # noqa: S311 - load, not a secret
-    bomb = _bomb()
     return Deck(
-        sensible={task: [_sensible(task, pictures, rng) for _ in range(_DIFFERENT)] for task in TASKS},
-        mistakes={task: _mistakes(task, pictures, bomb) for task in TASKS},
+        sensible={
+            task: [_sensible(task, pictures, rng) for _ in range(_DIFFERENT)] for task in TASKS
+        },
+        mistakes={task: _mistakes(task, pictures) for task in TASKS},
     )
 
 
@@ -133,13 +135,13 @@ def _hf_payload(task: str, picture: Picture) -> Payload:
     return Payload(f"/hf/{task}", JSON, dumps(content).encode(), 1)
 
 
-def _mistakes(task: str, pictures: Sequence[Picture], bomb: bytes) -> list[Shot]:
+def _mistakes(task: str, pictures: Sequence[Picture]) -> list[Shot]:
     """What goes wrong in practice, one each."""
     good = next(one for one in pictures if one.format == "JPEG")
     half = good.data[: len(good.data) // 2]
     wrong = [
         (f"/{task}", good.media_type, half, 422, "invalid_image"),
-        (f"/{task}", "image/png", bomb, 413, "image_too_large"),
+        (f"/{task}", "image/png", _bomb(), 413, "image_too_large"),
         (f"/{task}?treshold=0.5", good.media_type, good.data, 422, "invalid_parameter"),
         (f"/{task}", "application/pdf", b"%PDF-1.7\n%no picture", 415, "unsupported_format"),
         (f"/{task}?model=no-such-model", good.media_type, good.data, 404, "model_not_found"),
@@ -151,7 +153,8 @@ def _mistakes(task: str, pictures: Sequence[Picture], bomb: bytes) -> list[Shot]
     ]
 
 
+@cache
 def _bomb() -> bytes:
     buffer = io.BytesIO()
-    Image.new("1", (_BOMB_SIDE, _BOMB_SIDE)).save(buffer, "PNG")
+    Image.new("1", (_BOMB_SIDE, _BOMB_SIDE)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -40,7 +40,12 @@ def test_the_stages_are_those_of_the_service() -> None:
 
 def test_the_longest_stage_is_named_with_its_share() -> None:
     found = explain(
-        EMPTY, after(stages("detect", 100, 1, infer=71, queue=20, decode=9), stages("classify", 5, 1, decode=8)), 100
+        EMPTY,
+        after(
+            stages("detect", 100, 1, infer=71, queue=20, decode=9),
+            stages("classify", 5, 1, decode=8),
+        ),
+        100,
     )
     assert found.sentence == (
         "limited by infer of detect: 71 % of the time of a request; queue 20 %; the device was "
@@ -51,7 +56,12 @@ def test_the_longest_stage_is_named_with_its_share() -> None:
 def test_a_queue_is_blamed_on_the_task_that_keeps_the_device_busy() -> None:
     """Classification waits longest, and detection is why."""
     found = explain(
-        EMPTY, after(stages("classify", 900, 4, queue=500, infer=80), stages("detect", 50, 1, queue=30, infer=60)), 100
+        EMPTY,
+        after(
+            stages("classify", 900, 4, queue=500, infer=80),
+            stages("detect", 50, 1, queue=30, infer=60),
+        ),
+        100,
     )
     assert found.limit is not None
     assert (found.limit[0].task, found.limit[1]) == ("detect", "infer")

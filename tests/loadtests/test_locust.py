@@ -29,8 +29,12 @@ def slow_url() -> Iterator[str]:
 
 def locust(line: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(  # noqa: S603
-        [*LOCUST, *line.split()], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )  # fmt: skip
+        [*LOCUST, *line.split()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def run(line: str, reports: Path) -> tuple[int, str, dict[str, Any]]:
@@ -44,7 +48,7 @@ def run(line: str, reports: Path) -> tuple[int, str, dict[str, Any]]:
 def test_users_respect_a_refusal_and_a_broken_limit_is_named(slow_url: str, tmp_path: Path) -> None:
     """Twelve users, of whom about six are refused, in a closed loop."""
     status, console, report = run(
-        f"--host {slow_url} -u 12 -r 12 -t 3s --think-s 0 --mistakes 0 --max-error-ratio 0 "
+        f"--host {slow_url} -u 12 -r 12 -t 2s --think-s 0 --mistakes 0 --max-error-ratio 0 "
         "--max-p99-ms classify=10,detect=60000 --mix classify=1",
         tmp_path,
     )
@@ -53,7 +57,7 @@ def test_users_respect_a_refusal_and_a_broken_limit_is_named(slow_url: str, tmp_
     assert line.startswith("FAILED: p99 of classify is")
     figures = report["tasks"]["classify"]
     assert (figures["failed"], report["failed"]) == (0, [line.removeprefix("FAILED: ")])
-    assert figures["ok"] == pytest.approx(3 / SLOW_S, abs=9)
+    assert figures["ok"] == pytest.approx(2 / SLOW_S, abs=9)
     # the service asks for at least a second; without it each would come back at once
     assert 3 <= figures["refused"] < 12 * 4
     page = (tmp_path / "run.html").read_text()
@@ -62,7 +66,7 @@ def test_users_respect_a_refusal_and_a_broken_limit_is_named(slow_url: str, tmp_
 
 
 def test_a_slow_service_does_not_slow_down_arrivals(slow_url: str, tmp_path: Path) -> None:
-    rate, seconds = 30.0, 3
+    rate, seconds = 30.0, 2
     status, console, report = run(
         f"--host {slow_url} --rate {rate} --arrivals constant -t {seconds}s --mix detect=1 "
         "--mistakes 0 --max-error-ratio 0 --max-refused-ratio 0.1",
@@ -73,7 +77,7 @@ def test_a_slow_service_does_not_slow_down_arrivals(slow_url: str, tmp_path: Pat
     assert report["offered_rate"] == pytest.approx(rate, rel=0.1)
     assert report["requests"] == pytest.approx(rate * seconds, rel=0.25)
     # a closed loop would have sent no more than this
-    assert report["requests"] > 3 * seconds / SLOW_S
+    assert report["requests"] > 2 * seconds / SLOW_S
     assert report["tasks"]["detect"]["failed"] == 0
     explanation = report["explanation"]
     assert (explanation["task"], explanation["stage"]) == ("detect", "infer")
@@ -86,12 +90,13 @@ def test_a_master_judges_what_its_workers_do(tmp_path: Path) -> None:
     with service_process() as service:
         report = tmp_path / "report.json"
         master = locust(
-            f"--headless --master --master-bind-port {port} --expect-workers 2 --host {service.url} "
-            f"--rate {rate} -t 3s --mix segment=1 --mistakes 0.2 {SMALL} --report {report} "
-            "--max-error-ratio 0 --max-p99-ms 20000 --min-rate 20 --max-refused-ratio 0"
+            f"--headless --master --master-bind-port {port} --expect-workers 2 "
+            f"--host {service.url} --rate {rate} -t 2s --mix segment=1 --mistakes 0.2 {SMALL} "
+            f"--report {report} "
+            "--max-error-ratio 0 --max-p99-ms 20000 --min-rate 5 --max-refused-ratio 0"
         )
-        # nothing of the load is said to them
-        workers = [locust(f"--worker --master-port {port}") for _ in range(2)]
+        # of the load they hear from the master; these pictures they would have to choose once more
+        workers = [locust(f"--worker --master-port {port} {SMALL}") for _ in range(2)]
         console, _ = master.communicate(timeout=60)
         outputs = [worker.communicate(timeout=30)[0] for worker in workers]
     assert master.returncode == 0, console
@@ -100,13 +105,15 @@ def test_a_master_judges_what_its_workers_do(tmp_path: Path) -> None:
     assert list(found["tasks"]) == ["segment"]
     # each worker sends its half
     assert found["offered_rate"] == pytest.approx(rate, rel=0.35)
-    assert found["tasks"]["segment"]["mistakes"] > 3
+    assert found["tasks"]["segment"]["mistakes"] > 2
     assert found["explanation"]["tasks"]["segment"]["requests"] == found["requests"]
 
 
 def test_the_locustfile_needs_little_and_starts_soon() -> None:
     heavy = ("torch", "fastapi", "httpx", "prometheus_client", "pydantic", "service", "model")
-    program = f"import sys; import loadtests.locustfile; print(sorted(set({heavy}) & set(sys.modules)))"
+    program = (
+        f"import sys; import loadtests.locustfile; print(sorted(set({heavy}) & set(sys.modules)))"
+    )
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True

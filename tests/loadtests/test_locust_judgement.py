@@ -107,7 +107,11 @@ def vars_of(one: Limits) -> dict[str, object]:
 def test_a_run_without_a_right_answer_is_broken_whatever_the_limits() -> None:
     (line,) = broken(summary(detect_refused=Entry(5)), NO_LIMITS)
     assert line == "no request was answered as it should be"
-    lines = list(broken(summary(detect_failed=Entry(5), classify=Entry(1)), Limits(1, 1, None, {"detect": 9})))
+    lines = list(
+        broken(
+            summary(detect_failed=Entry(5), classify=Entry(1)), Limits(1, 1, None, {"detect": 9})
+        )
+    )
     assert lines == ["detect has no p99: no request was answered as it should be"]
 
 

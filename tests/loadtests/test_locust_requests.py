@@ -68,10 +68,17 @@ def test_the_deck_holds_every_kind_of_request(deck: Deck) -> None:
         assert {shot.payload.images for shot in shots} >= {1, 2, 4}
         types = Counter(shot.payload.content_type.partition(";")[0] for shot in shots)
         assert types["image/jpeg"] > len(shots) / 3
-        assert {"multipart/form-data", "application/json", "image/png", "image/webp"} <= types.keys()
+        assert {
+            "multipart/form-data",
+            "application/json",
+            "image/png",
+            "image/webp",
+        } <= types.keys()
         assert 0 < sum(shot.headers.get("X-Priority") == "high" for shot in shots) < 30
     targets = " ".join(shot.payload.target for shots in deck.sensible.values() for shot in shots)
-    assert all(part in targets for part in ("top_k=3", "masks=polygon", "/hf/segment", "format=coco"))
+    assert all(
+        part in targets for part in ("top_k=3", "masks=polygon", "/hf/segment", "format=coco")
+    )
 
 
 def test_tasks_and_mistakes_come_in_the_wanted_shares(deck: Deck) -> None:
@@ -94,14 +101,17 @@ def test_the_service_gives_every_mistake_its_right_answer(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_service_answers_what_is_sensible(
-    task: str, deck: Deck, client: httpx.Client
-) -> None:
+def test_the_service_answers_what_is_sensible(task: str, deck: Deck, client: httpx.Client) -> None:
     small = [shot for shot in deck.sensible[task] if len(shot.payload.body) < 300_000]
     assert len(small) > 40
     # every form and every query once
     kinds = {
-        (shot.payload.target, shot.payload.content_type, shot.media_type, shot.payload.images > 1): shot
+        (
+            shot.payload.target,
+            shot.payload.content_type,
+            shot.media_type,
+            shot.payload.images > 1,
+        ): shot
         for shot in small
     }
     for shot in kinds.values():
@@ -118,7 +128,10 @@ def fire(client: httpx.Client, shot: Shot) -> tuple[Outcome, str]:
 
 GOOD = Shot("classify", Payload("/classify", "image/jpeg", b"", 1))
 TWO = Shot("classify", Payload("/classify", "multipart/form-data", b"", 2))
-WRONG = Shot("detect", Payload("/detect", "image/png", b"", 0), {}, 413, "image_too_large", "application/problem+json")  # fmt: skip
+WRONG = Shot(
+    "detect", Payload("/detect", "image/png", b"", 0), {},
+    413, "image_too_large", "application/problem+json",
+)  # fmt: skip
 
 
 def problem(status: int, code: str) -> bytes:
@@ -132,7 +145,8 @@ def problem(status: int, code: str) -> bytes:
         (GOOD, 200, JSON, b"", Outcome.FAILED, "an empty answer"),
         (GOOD, 200, PNG, b"x", Outcome.FAILED, "image/png, not application/json"),
         (GOOD, 0, "", b"", Outcome.FAILED, "status 0, expected 200"),
-        (GOOD, 500, JSON, problem(500, "internal"), Outcome.FAILED, "status 500 internal, expected 200"),
+        (GOOD, 500, JSON, problem(500, "internal"), Outcome.FAILED,
+         "status 500 internal, expected 200"),
         (GOOD, 429, JSON, problem(429, "queue_full"), Outcome.REFUSED, "status 429"),
         (GOOD, 503, "text/html", b"<html>", Outcome.REFUSED, "status 503"),
         (WRONG, 413, WRONG.media_type, problem(413, "image_too_large"), Outcome.MISTAKE, ""),
