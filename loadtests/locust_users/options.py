@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from loadtests.locust_users.shots import TASKS
 
+# few pictures are smaller
+SMALLEST_MEGAPIXELS: Final = 0.05
 # an option that nobody gives: the master tells its workers how many users there are in all
 NUM_SPAWNERS: Final = "smserve_num_spawners"
 
@@ -166,6 +168,13 @@ def _positive(text: str) -> float:
     return value
 
 
+def _megapixels(text: str) -> float:
+    value = _positive(text)
+    if value < SMALLEST_MEGAPIXELS:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected at least {SMALLEST_MEGAPIXELS:g}")
+    return value
+
+
 def add_arguments(parser: Any) -> None:
     """To Locust's own parser; each also as the variable `LOCUST_` and its name.
 
@@ -188,7 +197,7 @@ def _add_load_arguments(parser: Any) -> None:
         help="closed loop: seconds between answer and next request, e.g. 2 or 0.5-1.5")  # fmt: skip
     add("--mistakes", type=_share, default=0.03, env_var="LOCUST_MISTAKES",
         help="share of requests that are wrong on purpose; right is the right 4xx")  # fmt: skip
-    add("--max-megapixels", type=_positive, default=12.0, env_var="LOCUST_MAX_MEGAPIXELS",
+    add("--max-megapixels", type=_megapixels, default=12.0, env_var="LOCUST_MAX_MEGAPIXELS",
         help="leave out larger pictures")  # fmt: skip
     add("--max-in-flight", type=int, default=256, env_var="LOCUST_MAX_IN_FLIGHT",
         help="open loop: most unanswered requests of one user; one more is a failure")  # fmt: skip
@@ -210,6 +219,6 @@ def _add_run_arguments(parser: Any) -> None:
     add("--max-p99-ms", type=_checked(parse_p99), default="", env_var="LOCUST_MAX_P99_MS",
         help="fail above; one number for each task, or classify=500,detect=2000")  # fmt: skip
     add("--metrics-url", default="", env_var="LOCUST_METRICS_URL",
-        help="addresses whose /metrics are read, separated by commas; default: the host")  # fmt: skip
+        help="addresses whose /metrics are read, separated by commas; else the host")  # fmt: skip
     add("--report", default="", env_var="LOCUST_REPORT",
         help="JSON file of the run; default: beside the HTML or CSV report")  # fmt: skip

@@ -111,7 +111,7 @@ def _sensible(task: str, pictures: Sequence[Picture], rng: random.Random) -> Sho
         return Shot(task, _hf_payload(task, picture), headers)
     if form == "several files":
         small = [one for one in pictures if one.megapixels < _LARGEST_OF_SEVERAL]
-        files = [one.data for one in rng.sample(small, rng.randint(2, _MOST_FILES))]
+        files = [one.data for one in rng.choices(small, k=rng.randint(2, _MOST_FILES))]
         return Shot(task, _form_payload(target, files), headers)
     media_type = JSON
     if rng.random() < _PICTURE_ANSWER_SHARE:

@@ -150,7 +150,7 @@ def test_values_of_options(parse: Callable[[str], object], text: str, value: obj
     [
         "--mix classfy=1", "--mix detect=0", "--mix detect=-1", "--mix 3", "--think-s 2-1",
         "--max-p99-ms soon", "--max-error-ratio 2", "--rate -1", "--rate nan", "--arrivals never",
-        "--mistakes 1.1",
+        "--mistakes 1.1", "--max-megapixels 0",
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:

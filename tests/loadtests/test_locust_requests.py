@@ -11,6 +11,7 @@ import pytest
 
 from loadtests.generator.payloads import Payload
 from loadtests.locust_users.answers import Outcome, entry_name, judge
+from loadtests.locust_users.options import SMALLEST_MEGAPIXELS
 from loadtests.locust_users.pictures import Picture, make_pictures
 from loadtests.locust_users.shots import JSON, PNG, TASKS, Deck, Shot, build_deck
 from model.images import DecodeLimits, decode_rgb
@@ -79,6 +80,11 @@ def test_the_deck_holds_every_kind_of_request(deck: Deck) -> None:
     assert all(
         part in targets for part in ("top_k=3", "masks=polygon", "/hf/segment", "format=coco")
     )
+
+
+def test_the_smallest_limit_of_size_leaves_requests(pictures: Sequence[Picture]) -> None:
+    small = build_deck([p for p in pictures if p.megapixels <= SMALLEST_MEGAPIXELS])
+    assert all(small.sensible[task] and small.mistakes[task] for task in TASKS)
 
 
 def test_tasks_and_mistakes_come_in_the_wanted_shares(deck: Deck) -> None:
