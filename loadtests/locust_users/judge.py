@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import gevent
-from locust.runners import MasterRunner
+from gevent.lock import Semaphore
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner
 
 from loadtests.limiting_stage import Explanation, explain
 from loadtests.locust_users.ledger import Ledger
@@ -18,6 +19,7 @@ from loadtests.scrape import Scrape, scrape
 # messages between the master and its workers
 DRAIN: Final = "smserve_drain"
 DRAINED: Final = "smserve_drained"
+_RUNNING: Final = (STATE_SPAWNING, STATE_RUNNING)
 _POLL_S: Final = 0.05
 _MESSAGE_S: Final = 2.0
 
@@ -37,6 +39,8 @@ class Judge:
         self._before: tuple[float, Scrape] | None = None
         self._explanation: Explanation | str = "the run has not ended"
         self._started_at = 0.0
+        self._judgement: tuple[list[str], list[str]] | None = None
+        self._judging = Semaphore()
 
     def install(self) -> None:
         """Listen to what happens."""
@@ -52,7 +56,7 @@ class Judge:
     def _begin(self, **_: Any) -> None:
         parsed = self._environment.parsed_options
         setattr(parsed, NUM_SPAWNERS, max(1, int(parsed.num_users or 1)))
-        self._ledger = Ledger()
+        self._ledger, self._judgement = Ledger(), None
         self._started_at = time.time()
         try:
             self._before = time.monotonic(), self._scrape()
@@ -94,20 +98,27 @@ class Judge:
             self._conclude()
 
     def _judge(self, **_: Any) -> None:
-        """At the very end, when Locust has written its reports."""
+        """At the very end, when Locust has written its reports.
+
+        A signal ends a run that goes on, and then the end of that run comes here once more.
+        """
         if not self._started_at:
             return
-        # after a signal the run goes on
-        self._environment.runner.stop()
-        lines, faults = self._conclude()
-        parsed = self._environment.parsed_options
+        environment = self._environment
+        with self._judging:
+            if self._judgement is None:
+                if environment.runner.state in _RUNNING:
+                    environment.runner.quit()
+                self._judgement = self._conclude()
+        lines, faults = self._judgement
+        parsed = environment.parsed_options
         if parsed.html_file:
             add_to_html(Path(parsed.html_file), lines, written_after=self._started_at)
         if faults:
-            self._environment.process_exit_code = 1
-        elif parsed.max_error_ratio is not None and not self._environment.runner.exceptions:
+            environment.process_exit_code = 1
+        elif parsed.max_error_ratio is not None and not environment.runner.exceptions:
             # Locust's own rule would fail the run for a single error
-            self._environment.process_exit_code = 0
+            environment.process_exit_code = 0
 
     def _conclude(self) -> tuple[list[str], list[str]]:
         """Print and write what came out; returns it, and what of it was worse than allowed."""
