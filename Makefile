@@ -7,7 +7,7 @@ MINUTES ?= 9
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load gates soak bench-http clean
+.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load loadtest gates soak bench-http clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ docs: $(VENV)/.dev  ## write the pages and tables that come from the code and fr
 
 load: $(VENV)/.dev  ## 200 concurrent mixed requests against a server of its own
 	$(BIN)/python -m loadtests.mixed_load $(ARGS)
+
+loadtest: $(VENV)/.dev  ## Locust with thresholds: make loadtest [URL=http://host:8000] ARGS="--rate 20 --run-time 60s"
+	$(BIN)/python -m loadtests.run_locust $(if $(URL),--url $(URL)) $(ARGS)
 
 GATES := drain crash overload abandon faults exactness
 gates: $(VENV)/.dev  ## reliability gates against a service of its own, some minutes: make gates ARGS="--frontends 2"

@@ -26,6 +26,7 @@ PACKAGES = (
     "pillow",
     "fastapi",
     "uvicorn",
+    "locust",
 )
 
 

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-import httpx
 import numpy as np
 
 from loadtests.gates.gate import GateOptions, GateReport, device_of, gate_main
@@ -137,7 +136,7 @@ class GpuMemoryWatch:
         while not self._stopped.wait(self._interval_s):
             try:
                 found = scrape(self._url)
-            except httpx.HTTPError:
+            except OSError:
                 continue
             if not found.has("smserve_gpu_memory_used_bytes"):
                 return

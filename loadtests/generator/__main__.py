@@ -10,6 +10,7 @@ answer other than 2xx, 429 and 503.
 
 import argparse
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from loadtests.generator.plan import LoadPlan, Retry
 from loadtests.generator.recorder import LoadResult
 from loadtests.generator.run import LoadRun
 from loadtests.generator.tables import load_rows, result_table
+from loadtests.limiting_stage import explain
+from loadtests.scrape import scrape
 
 _REFUSALS = (429, 503)
 
@@ -54,6 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--picture-bytes", type=int, default=50_000)
     parser.add_argument("--different", type=int, default=64, help="pictures")
     parser.add_argument("--images-per-request", type=int, default=1)
+    parser.add_argument("--explain", action="store_true", help="name the stage that limits")
     parser.add_argument("--out", type=Path, help="result file")
     return parser.parse_args(arguments)
 
@@ -122,15 +126,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one plan."""
     parsed = parse_arguments(arguments)
     console = Console()
-    result = drive(build_plan(parsed), build_payloads(parsed), console)
+    plan, payloads = build_plan(parsed), build_payloads(parsed)
+    if parsed.explain:
+        since, before = time.monotonic(), scrape(*plan.urls)
+    result = drive(plan, payloads, console)
     console.print(result_table(result))
     console.print(
         f"generator: {result.cpu_us_per_request:.0f} us/request, at most "
         f"{1e3 * result.late:.1f} ms late, retries {dict(result.retries)}"
     )
+    extra = {}
+    if parsed.explain:
+        explanation = explain(before, scrape(*plan.urls), time.monotonic() - since)
+        console.print("\n".join(explanation.lines()), highlight=False, soft_wrap=True)
+        extra = {"explanation": explanation.as_json()}
     if parsed.out:
         case = "-".join([*parsed.task.split(","), parsed.pictures])
-        write_report(parsed.out, "load", load_rows(case, result), cpu_name())
+        write_report(parsed.out, "load", load_rows(case, result), cpu_name(), **extra)
     return 0 if is_clean(result) else 1
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 SAMPLES: Final = Path(__file__).resolve().parents[2] / "demo/samples"
 _BOUNDARY: Final = "a-boundary-no-picture-contains"
+MULTIPART: Final = f"multipart/form-data; boundary={_BOUNDARY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,13 @@ def jpeg_pictures(
     sources = [Image.open(io.BytesIO(data)).convert("RGB") for data in sample_pictures()]
     pictures = []
     for index in range(number):
-        cut = _random_cut(sources[index % len(sources)], width / height, rng)
+        cut = random_cut(sources[index % len(sources)], width / height, rng)
         picture = cut.resize((width, height), Image.Resampling.BICUBIC)
         pictures.append(_encode_near(picture, target_bytes))
     return pictures
 
 
-def _random_cut(source: Image.Image, aspect: float, rng: np.random.Generator) -> Image.Image:
+def random_cut(source: Image.Image, aspect: float, rng: np.random.Generator) -> Image.Image:
     """A part of the wanted aspect ratio, of 70 to 100 % of the largest possible size."""
     largest = min(source.width, source.height * aspect)
     width = largest * rng.uniform(0.7, 1.0)
@@ -94,21 +95,21 @@ def multipart_payloads(
     target: str, pictures: Sequence[bytes], files: int, *, step: int = 1
 ) -> list[Payload]:
     """Requests with `files` pictures each: every picture, or each `step`th, begins a request."""
-    content_type = f"multipart/form-data; boundary={_BOUNDARY}"
     return [
         Payload(
             target,
-            content_type,
-            _multipart([pictures[(first + k) % len(pictures)] for k in range(files)]),
+            MULTIPART,
+            multipart_body([pictures[(first + k) % len(pictures)] for k in range(files)]),
             files,
         )
         for first in range(0, len(pictures), step)
     ]
 
 
-def _multipart(files: Sequence[bytes]) -> bytes:
+def multipart_body(files: Sequence[bytes], field: str = "image") -> bytes:
+    """A form with these files, for the media type `MULTIPART`."""
     part = (
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n'
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="a.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     ).encode("ascii")
     return b"".join(part + data + b"\r\n" for data in files) + f"--{_BOUNDARY}--\r\n".encode()
