@@ -21,6 +21,7 @@ from service.engine.base import Engine
 from service.engine.budget import Allowance
 from service.engine.local import LocalEngine
 from service.errors import RouteNotFoundError, problem_response, service_error
+from service.jobs import Jobs
 from service.lifecycle import Lifecycle
 from service.limits import AuthMiddleware, BodyLimitMiddleware, DrainMiddleware
 from service.pool import CpuPool
@@ -67,6 +68,7 @@ def create_app(
     lifecycle = Lifecycle(metrics)
     pool = CpuPool(settings.pool_size)
     engine = open_engine(settings, pool, metrics, lifecycle)
+    jobs = Jobs(engine, metrics)
     app = FastAPI(
         title="smserve",
         summary="Image classification, object detection and segmentation with Spatial-Mamba",
@@ -82,7 +84,7 @@ def create_app(
         lifecycle=lifecycle,
         pool=pool,
         engine=engine,
-        prediction=PredictionService(engine, pool, metrics, settings),
+        prediction=PredictionService(jobs, pool, settings),
         scrape=scrape or _own_metrics(metrics),
         tracing=tracing,
     )
