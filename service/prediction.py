@@ -16,7 +16,7 @@ from service.answers import AnswerOptions, build_answer, label_map_png
 from service.bodies import ImageBody, parse_body
 from service.engine.base import Outcome, Priority, ServedModel
 from service.engine.budget import Turnstile
-from service.errors import ModelNotFoundError, NotReadyError, problem
+from service.errors import InvalidParameterError, ModelNotFoundError, NotReadyError, problem
 from service.jobs import Jobs, header_priority, read_body, timeout_s, unless_gone
 from service.negotiation import Output, choose_output
 from service.overlay import draw_overlay
@@ -104,6 +104,10 @@ class PredictionService:
             default_format=default_format,
             is_picture=output != "json",
         )
+        if plan.image_ids is not None and len(plan.image_ids) != len(body.images):
+            raise InvalidParameterError(
+                f"{len(plan.image_ids)} image_ids for {len(body.images)} pictures"
+            )
         return _Call(record, model, plan, body.images, output)
 
     async def _compute(self, call: _Call, deadline: float, priority: Priority) -> Response:
@@ -159,11 +163,17 @@ def _select_model(models: Sequence[ServedModel], task: TaskName, name: str | Non
 
 def _encode_json(call: _Call, outcomes: Sequence[Outcome | Exception]) -> bytes:
     read_s = call.record.stage_seconds.get("read", 0.0)
-    answers = [_one_answer(call, outcome, read_s) for outcome in outcomes]
+    image_ids = call.plan.image_ids or [None] * len(outcomes)
+    answers = [
+        _one_answer(call, outcome, read_s, image_id)
+        for outcome, image_id in zip(outcomes, image_ids, strict=True)
+    ]
     return orjson.dumps(answers if len(answers) > 1 else answers[0])
 
 
-def _one_answer(call: _Call, outcome: Outcome | Exception, read_s: float) -> Any:
+def _one_answer(
+    call: _Call, outcome: Outcome | Exception, read_s: float, image_id: int | None
+) -> Any:
     if isinstance(outcome, Exception):
         record = call.record
         return problem(outcome, instance=record.path, request_id=record.request_id)
@@ -174,6 +184,7 @@ def _one_answer(call: _Call, outcome: Outcome | Exception, read_s: float) -> Any
         height=outcome.height,
         width=outcome.width,
         timings_ms=_milliseconds({"read": read_s, **outcome.stage_seconds}),
+        image_id=image_id,
     )
 
 

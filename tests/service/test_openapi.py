@@ -89,6 +89,7 @@ def test_parameters_are_documented() -> None:
         "max_detections",
         "masks",
         "format",
+        "image_ids",
         "output",
         "X-Priority",
         "X-Request-Timeout-Ms",
