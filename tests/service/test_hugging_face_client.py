@@ -26,9 +26,9 @@ TASKS = {
 }
 
 
-@pytest.fixture(scope="module", params=["0", "1"], ids=["alone", "fronts"])
-def service(request: pytest.FixtureRequest) -> Iterator[ServiceProcess]:
-    with service_process(frontends=request.param, log__level="warning") as running:
+@pytest.fixture(scope="module")
+def service() -> Iterator[ServiceProcess]:
+    with service_process(log__level="warning") as running:
         yield running
 
 

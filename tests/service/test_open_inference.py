@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import logging
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any
@@ -290,6 +291,18 @@ async def test_stages_are_told(client: httpx.AsyncClient) -> None:
     response = await infer(client, "classify", pixel_request(NOISE))
     stages = response.headers["server-timing"]
     assert all(f"{stage};dur=" in stages for stage in ("read", "decode", "infer", "encode"))
+
+
+async def test_the_access_log_names_model_and_pictures(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="service.access"):
+        await infer(client, "classify", pixel_request(NOISE))
+    (line,) = [vars(record) for record in caplog.records if record.message == "request"]
+    assert (line["route"], line["status"]) == ("/v2/models/{name}/infer", 200)
+    assert (line["model"], line["images"]) == ("stub-classify", 2)
+    assert line["bytes_in"] > NOISE.size
+    assert line["stages_ms"].keys() >= {"read", "decode", "queue", "infer", "encode"}
 
 
 async def test_keys(start: Start) -> None:
