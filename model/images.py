@@ -138,7 +138,7 @@ def decode_rgb(
         ImageTooLargeError: over the limits; the message states found and allowed sizes.
     """
     with _open(data) as image:
-        _check_size(image, limits)
+        check_size(image.height, image.width, limits)
         orientation = _orientation(image)
         pixels = None
         if image.format == "JPEG" and image.mode == "RGB":
@@ -176,8 +176,13 @@ def _foreign_format(data: bytes) -> str | None:
     return next((name for magic, name in _SIGNATURES if head.startswith(magic)), None)
 
 
-def _check_size(image: Image.Image, limits: DecodeLimits) -> None:
-    width, height = image.size
+def check_size(height: int, width: int, limits: DecodeLimits) -> None:
+    """Refuse a picture by its size, pixels.
+
+    Raises:
+        ImageDecodeError: it has no pixels.
+        ImageTooLargeError: over the limits; the message states found and allowed sizes.
+    """
     if width < 1 or height < 1:
         raise ImageDecodeError(f"the image is {width}x{height}, expected at least 1x1")
     if max(width, height) > limits.max_side:

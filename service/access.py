@@ -4,13 +4,13 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model.config import TaskName
+from service.engine.base import ServedModel
 from service.errors import (
     BodyTooLargeError,
     ClientGoneError,
@@ -31,14 +31,12 @@ from service.request_record import RECORD, RequestRecord
 from service.telemetry import UNKNOWN_MODEL, Metrics
 from service.trace_context import TraceParent, trace_parent
 from service.tracing import Tracing
+from service.work_paths import task_of
 
 log = logging.getLogger(__name__)
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
-TASK_PATHS: Final[Mapping[str, TaskName]] = MappingProxyType(
-    {f"/{task}": task for task in TaskName} | {f"/hf/{task}": task for task in TaskName}
-)
 _REJECTIONS: Final[Mapping[type[ServiceError], str]] = MappingProxyType(
     {
         QueueFullError: "queue_full",
@@ -57,6 +55,7 @@ class AccessMiddleware:
     """Outermost layer of the service; turns every exception into a problem object.
 
     Args:
+        models: that answer at the moment; by name a path may tell its task.
         tracing: makes a span of each request for work; None: no spans.
     """
 
@@ -66,9 +65,11 @@ class AccessMiddleware:
         *,
         metrics: Metrics,
         lifecycle: Lifecycle,
+        models: Callable[[], Sequence[ServedModel]],
         tracing: Tracing | None = None,
     ) -> None:
         self._app = app
+        self._models = models
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._tracing = tracing
@@ -77,7 +78,7 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record, parent = _new_record(scope)
+        record, parent = _new_record(scope, self._models)
         scope[RECORD] = record
         if self._tracing is not None and record.task is not None:
             record.span = self._tracing.begin(record, parent)
@@ -172,7 +173,9 @@ def _log_fields(record: RequestRecord, scope: Scope, status: int, seconds: float
     }
 
 
-def _new_record(scope: Scope) -> tuple[RequestRecord, TraceParent | None]:
+def _new_record(
+    scope: Scope, models: Callable[[], Sequence[ServedModel]]
+) -> tuple[RequestRecord, TraceParent | None]:
     given = b""
     parents, states = [], []
     for name, value in scope["headers"]:
@@ -189,7 +192,7 @@ def _new_record(scope: Scope) -> tuple[RequestRecord, TraceParent | None]:
         method=scope["method"],
         path=path,
         started=time.monotonic(),
-        task=TASK_PATHS.get(path) if scope["method"] == "POST" else None,
+        task=task_of(path, models) if scope["method"] == "POST" else None,
         scheme=scope.get("scheme", "http"),
         client=None if client is None else client[0],
         trace_id=None if parent is None else parent.trace_id,

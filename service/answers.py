@@ -73,6 +73,7 @@ def build_answer(
     height: int,
     width: int,
     timings_ms: Mapping[str, float],
+    image_id: int | None = None,
 ) -> Answer:
     """The body that answers one image.
 
@@ -83,6 +84,7 @@ def build_answer(
         height: of the upright original image, pixels.
         width: of the upright original image, pixels.
         timings_ms: stage -> milliseconds; only in the native form.
+        image_id: of each entry; only in the COCO form.
 
     Returns:
         A dict (native) or a list (coco, hf), ready for `orjson.dumps`.
@@ -91,7 +93,8 @@ def build_answer(
         UnsupportedFormatError: COCO results of a classification do not exist.
     """
     if options.format == "coco":
-        return _coco_results(spec, result, options)
+        entries = _coco_results(spec, result, options)
+        return entries if image_id is None else [{"image_id": image_id, **one} for one in entries]
     if options.format == "hf":
         return _hf_list(spec, result, options)
     answer: dict[str, Any] = {
@@ -333,7 +336,7 @@ def _class_png(result: Segmentation, class_id: int) -> bytes:
 
 
 def _coco_results(spec: ModelSpec, result: Result, options: AnswerOptions) -> list[dict[str, Any]]:
-    """Entries of a COCO results file, without `image_id`, which only the client knows."""
+    """Entries of a COCO results file, but for `image_id`, which only the client knows."""
     numbers = category_ids(spec.class_names)
     if isinstance(result, Classification):
         raise UnsupportedFormatError(

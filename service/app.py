@@ -21,8 +21,11 @@ from service.engine.base import Engine
 from service.engine.budget import Allowance
 from service.engine.local import LocalEngine
 from service.errors import RouteNotFoundError, problem_response, service_error
+from service.jobs import Jobs
 from service.lifecycle import Lifecycle
 from service.limits import AuthMiddleware, BodyLimitMiddleware, DrainMiddleware
+from service.open_inference import routes as open_inference
+from service.open_inference.inference import OpenInference
 from service.pool import CpuPool
 from service.prediction import PredictionService
 from service.request_record import record_of
@@ -67,6 +70,8 @@ def create_app(
     lifecycle = Lifecycle(metrics)
     pool = CpuPool(settings.pool_size)
     engine = open_engine(settings, pool, metrics, lifecycle)
+    jobs = Jobs(engine, metrics)
+    held = Allowance(settings.queue.max_bytes, "bytes of bodies")
     app = FastAPI(
         title="smserve",
         summary="Image classification, object detection and segmentation with Spatial-Mamba",
@@ -74,7 +79,7 @@ def create_app(
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=_middleware(settings, metrics, lifecycle, tracing),
+        middleware=_middleware(settings, metrics, lifecycle, engine, held, tracing),
     )
     app.state.context = ServiceContext(
         settings=settings,
@@ -82,13 +87,14 @@ def create_app(
         lifecycle=lifecycle,
         pool=pool,
         engine=engine,
-        prediction=PredictionService(engine, pool, metrics, settings),
+        prediction=PredictionService(jobs, pool, settings),
+        open_inference=OpenInference(jobs, pool, settings, held),
         scrape=scrape or _own_metrics(metrics),
         tracing=tracing,
     )
     app.add_exception_handler(HTTPException, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_problem)
-    for router in (tasks.router, status.router, pages.router):
+    for router in (tasks.router, open_inference.router, status.router, pages.router):
         app.include_router(router)
     app.mount("/static", pages.PageFiles(directory=pages.STATIC_FOLDER), name="static")
     install_openapi(app)
@@ -103,11 +109,22 @@ def _own_metrics(metrics: Metrics) -> Scrape:
 
 
 def _middleware(
-    settings: Settings, metrics: Metrics, lifecycle: Lifecycle, tracing: Tracing | None
+    settings: Settings,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    engine: Engine,
+    held: Allowance,
+    tracing: Tracing | None,
 ) -> list[Middleware]:
     """From the outside in."""
     layers = [
-        Middleware(AccessMiddleware, metrics=metrics, lifecycle=lifecycle, tracing=tracing),
+        Middleware(
+            AccessMiddleware,
+            metrics=metrics,
+            lifecycle=lifecycle,
+            models=engine.models,
+            tracing=tracing,
+        ),
         Middleware(WholeAnswerMiddleware),
         Middleware(AuthMiddleware, api_keys=settings.api_keys),
         Middleware(DrainMiddleware, lifecycle=lifecycle),
@@ -115,7 +132,7 @@ def _middleware(
             BodyLimitMiddleware,
             max_bytes=settings.limits.max_body_bytes,
             timeout_s=settings.timeouts.body_ms / 1000,
-            held=Allowance(settings.queue.max_bytes, "bytes of bodies"),
+            held=held,
         ),
     ]
     if settings.cors_origins:

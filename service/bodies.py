@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -15,6 +14,7 @@ from service.errors import (
     MalformedBodyError,
     TooManyImagesError,
 )
+from service.json_values import load_json
 from service.setting_groups import LimitSettings
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 IMAGE_FIELD: Final = "image"
 _MAX_PART_HEADERS: Final = 8
+# a picture is one value, whatever its size
+_MAX_JSON_VALUES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,7 @@ def parse_body(data: bytes, content_type: str, limits: LimitSettings) -> ImageBo
 
 
 def _json_body(data: bytes) -> ImageBody:
-    try:
-        content = orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise MalformedBodyError(f"the body is not JSON: {exc}") from exc
+    content = load_json(data, max_values=_MAX_JSON_VALUES)
     if not isinstance(content, dict) or "inputs" not in content:
         raise MalformedBodyError('expected {"inputs": "<base64>", "parameters": {...}}')
     unknown = sorted(content.keys() - {"inputs", "parameters"})

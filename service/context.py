@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from service.engine.base import Engine
 from service.lifecycle import Lifecycle
+from service.open_inference.inference import OpenInference
 from service.pool import CpuPool
 from service.prediction import PredictionService
 from service.settings import Settings
@@ -31,6 +32,7 @@ class ServiceContext:
     pool: CpuPool
     engine: Engine
     prediction: PredictionService
+    open_inference: OpenInference
     scrape: Scrape
     tracing: Tracing | None = None
 

@@ -51,6 +51,14 @@ class MalformedBodyError(ServiceError):
     title = "Malformed body"
 
 
+class InvalidInferenceRequestError(ServiceError):
+    """Open Inference Protocol: tensors, outputs or parameters that do not fit the model."""
+
+    status = 400
+    code = "invalid_inference_request"
+    title = "Invalid inference request"
+
+
 class UnauthorizedError(ServiceError):
     status = 401
     code = "unauthorized"

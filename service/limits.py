@@ -9,7 +9,6 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import TASK_PATHS
 from service.engine.budget import Allowance
 from service.errors import (
     BodyTimeoutError,
@@ -20,19 +19,18 @@ from service.errors import (
 )
 from service.lifecycle import Lifecycle, Phase
 from service.request_record import record_of
-
-_PROTECTED = frozenset({*TASK_PATHS, "/models"})
+from service.work_paths import is_work, needs_key
 
 
 class AuthMiddleware:
-    """Asks for an API key on the task routes and the list of models, if there are any keys."""
+    """Asks for an API key where there is work or a list of models to have, if there are keys."""
 
     def __init__(self, app: ASGIApp, *, api_keys: Sequence[SecretStr]) -> None:
         self._app = app
         self._keys = [key.get_secret_value().encode() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and scope["path"] in _PROTECTED:
+        if scope["type"] == "http" and self._keys and needs_key(scope["path"]):
             given = _presented_key(Headers(scope=scope))
             # every key is compared, so the time tells nothing about which one came close
             if not sum(hmac.compare_digest(given, key) for key in self._keys):
@@ -62,8 +60,8 @@ class DrainMiddleware:
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_work = scope["type"] == "http" and scope["path"] in TASK_PATHS
-        if is_work and self._lifecycle.phase is Phase.CLOSED:
+        asks_work = scope["type"] == "http" and is_work(scope["path"])
+        if asks_work and self._lifecycle.phase is Phase.CLOSED:
             raise ShuttingDownError("the server is shutting down", retry_after_s=5)
         await self._app(scope, receive, send)
 

@@ -24,7 +24,7 @@ def choose_output(output: Output | None, accept: str | None, *, num_images: int)
 
 
 def _prefers_png(accept: str) -> bool:
-    weights = _weights(accept)
+    weights = quality_weights(accept)
     return _weight(weights, _PNG) > _weight(weights, _JSON)
 
 
@@ -33,7 +33,8 @@ def _weight(weights: dict[str, float], ranges: tuple[str, ...]) -> float:
     return next((weights[one] for one in ranges if one in weights), 0.0)
 
 
-def _weights(accept: str) -> dict[str, float]:
+def quality_weights(accept: str) -> dict[str, float]:
+    """What a header of the `Accept` family lists, lower case, and how much each is wanted."""
     weights: dict[str, float] = {}
     for part in accept.split(","):
         media_range, *options = (piece.strip().lower() for piece in part.split(";"))

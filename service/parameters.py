@@ -13,6 +13,8 @@ from service.setting_groups import ThresholdSettings
 
 _CLASSES_HELP: Final = "only these classes: names or ids, comma separated"
 Text = Annotated[str, Field(min_length=1, max_length=200)]
+_IMAGE_IDS_HELP: Final = "format=coco: the `image_id` of each picture, comma separated"
+ImageIds = Annotated[str, Field(pattern=r"^[0-9]{1,18}(,[0-9]{1,18})*$", max_length=4000)]
 Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
@@ -53,6 +55,7 @@ class DetectQuery(TaskQuery):
     format: Literal["native", "coco", "hf"] | None = Field(
         default=None, description="form of the answer"
     )
+    image_ids: ImageIds | None = Field(default=None, description=_IMAGE_IDS_HELP)
     output: Literal["json", "overlay"] | None = Field(
         default=None, description="overlay: a PNG with the result drawn on it"
     )
@@ -65,6 +68,7 @@ class SegmentQuery(TaskQuery):
     format: Literal["native", "coco", "hf"] | None = Field(
         default=None, description="form of the answer"
     )
+    image_ids: ImageIds | None = Field(default=None, description=_IMAGE_IDS_HELP)
     output: Literal["json", "overlay", "labels"] | None = Field(
         default=None,
         description="overlay: a coloured PNG; labels: an 8-bit PNG whose values are class ids",
@@ -85,9 +89,17 @@ class _DetectJson(BaseModel):
 
 
 class _SegmentJson(BaseModel):
+    """The thresholds are of the other subtasks: here they change nothing, every pixel has a class.
+
+    The pipeline of the `transformers` library takes them in the same way.
+    """
+
     model_config = ConfigDict(extra="forbid")
 
     subtask: Literal["semantic"] | None = None
+    threshold: Score | None = None
+    mask_threshold: Score | None = None
+    overlap_mask_area_threshold: Score | None = None
 
 
 _JSON_PARAMETERS: Final[dict[TaskName, type[BaseModel]]] = {
@@ -99,10 +111,15 @@ _JSON_PARAMETERS: Final[dict[TaskName, type[BaseModel]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to compute and how to answer."""
+    """What to compute and how to answer.
+
+    Attributes:
+        image_ids: of the pictures, in their order; None: not given.
+    """
 
     params: Params
     options: AnswerOptions
+    image_ids: tuple[int, ...] | None = None
 
 
 def with_json_parameters(query: TaskQuery, task: TaskName, found: dict[str, Any]) -> TaskQuery:
@@ -135,7 +152,7 @@ def build_plan(
         is_picture: the answer is drawn, so masks are needed whatever the format.
 
     Raises:
-        InvalidParameterError: classes that the model does not have.
+        InvalidParameterError: classes that the model does not have, ids without a place for them.
     """
     class_ids = None
     if query.classes is not None:
@@ -159,14 +176,24 @@ def build_plan(
                 masks=query.masks,
                 format=query.format or default_format,
             )
+            image_ids = _image_ids(query.image_ids, options)
             has_masks = options.masks != "none" and (is_picture or options.format != "hf")
-            return Plan(_detect_params(query, thresholds, with_masks=has_masks), options)
+            params = _detect_params(query, thresholds, with_masks=has_masks)
+            return Plan(params, options, image_ids)
         case SegmentQuery():
             options = AnswerOptions(
                 class_ids=class_ids, masks=query.masks, format=query.format or default_format
             )
-            return Plan(SegmentParams(), options)
+            return Plan(SegmentParams(), options, _image_ids(query.image_ids, options))
     raise TypeError(f"no plan for {type(query).__name__}")
+
+
+def _image_ids(text: str | None, options: AnswerOptions) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    if options.format != "coco":
+        raise InvalidParameterError("image_ids belong to format=coco")
+    return tuple(int(part) for part in text.split(","))
 
 
 def _detect_params(

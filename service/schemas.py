@@ -137,8 +137,9 @@ class HfSegment(_Schema):
 
 
 class CocoEntry(_Schema):
-    """One entry of a COCO results file, without `image_id`."""
+    """One entry of a COCO results file; `image_id` as far as the request names it."""
 
+    image_id: int | None = None
     category_id: int
     bbox: tuple[float, float, float, float] | None = None
     score: Fraction | None = None

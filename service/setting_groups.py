@@ -38,7 +38,7 @@ class LimitSettings(Section):
         max_body_bytes: of one request.
         max_pixels: width x height of one picture, from its header.
         max_side: of one picture, pixels.
-        max_images_per_request: files of one multipart body.
+        max_images_per_request: files of one multipart body, pictures of one tensor.
         max_part_header_bytes: of one header line of a multipart part.
     """
 

@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.config import ModelSpec
 from model.results import Params, Result
+
+# an encoded file, or upright RGB pixels: (H, W, 3) uint8, contiguous, never written to
+Picture = bytes | NDArray[np.uint8]
 
 
 class Priority(IntEnum):
@@ -22,14 +28,14 @@ class Job:
 
     Attributes:
         model: name of a served model.
-        image: encoded picture, as it came.
+        image: as it came, encoded or as pixels; both take the same way.
         params: of the model's task.
         deadline: `time.monotonic()` seconds; later the answer is worth nothing.
         client: whose share of the queue it uses, a digest of the API key; empty without keys.
     """
 
     model: str
-    image: bytes
+    image: Picture
     params: Params
     deadline: float
     priority: Priority = Priority.NORMAL

@@ -14,10 +14,12 @@ from model.images import (
     ImageDecodeError,
     ImageTooLargeError,
     UnsupportedImageError,
+    check_size,
     decode_rgb,
     jpeg_size,
     read_header,
 )
+from service.engine.base import Picture
 from service.engine.budget import Allowance, ClientShares, Turnstile
 from service.errors import ClientGoneError, DeadlineExceededError, ServiceError
 from service.pool import CpuPool
@@ -89,12 +91,16 @@ class Intake:
             if not self.images.held:
                 self._all_answered.set()
 
-    async def size(self, image: bytes) -> int:
-        """Pixels of an encoded picture, from its header; at most what the decoder accepts.
+    async def size(self, image: Picture) -> int:
+        """Pixels of a picture, of an encoded one from its header; at most what is accepted.
 
         Raises:
             ImageDecodeError: and its siblings of `model.images`.
         """
+        if not isinstance(image, bytes):
+            height, width = (int(side) for side in image.shape[:2])
+            check_size(height, width, self._limits)
+            return height * width
         # a JPEG's header is read in microseconds; others may hide much work in front of the size
         found = jpeg_size(image)
         if found is None:
@@ -119,13 +125,13 @@ class Intake:
 
     async def decode(
         self,
-        image: bytes,
+        image: Picture,
         place: Callable[[NDArray[np.uint8]], PlacedT],
         *,
         out: NDArray[np.uint8] | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> PlacedT:
-        """Decode on the pool; to be called within a `turn`.
+        """Decode on the pool what is not pixels yet; to be called within a `turn`.
 
         Args:
             place: what becomes of (H, W, 3) uint8, upright; called on the thread that decoded.
@@ -139,11 +145,13 @@ class Intake:
 
     def _decode(
         self,
-        image: bytes,
+        image: Picture,
         place: Callable[[NDArray[np.uint8]], PlacedT],
         out: NDArray[np.uint8] | None,
     ) -> PlacedT:
-        return place(decode_rgb(image, limits=self._limits, out=out))
+        if isinstance(image, bytes):
+            image = decode_rgb(image, limits=self._limits, out=out)
+        return place(image)
 
     async def drained(self, *, timeout_s: float) -> bool:
         """Wait until everything accepted is answered; False when some is left."""

@@ -15,6 +15,7 @@ from service.engine.base import (
     EngineStatus,
     Job,
     Outcome,
+    Picture,
     Priority,
     ServedModel,
 )
@@ -135,7 +136,7 @@ class RemoteEngine:
             batch_size=answered.batch_size,
         )
 
-    async def _decode(self, image: bytes, pixels: int) -> tuple[Slot, tuple[int, int]]:
+    async def _decode(self, image: Picture, pixels: int) -> tuple[Slot, tuple[int, int]]:
         """The picture in shared memory, and its height and width."""
         slot = await self._arena.take(3 * pixels)
         out = self._arena.view(slot, 3 * pixels)

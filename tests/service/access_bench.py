@@ -69,7 +69,7 @@ async def _microseconds(app: ASGIApp) -> float:
 
 async def _main() -> None:
     metrics = Metrics()
-    layer = AccessMiddleware(_answer, metrics=metrics, lifecycle=Lifecycle(metrics))
+    layer = AccessMiddleware(_answer, metrics=metrics, lifecycle=Lifecycle(metrics), models=tuple)
     logger = logging.getLogger("service")
     logger.propagate = False
     bare = await _microseconds(_bare)

@@ -1,5 +1,6 @@
 """The OpenAPI description: complete, and what schemathesis finds with it."""
 
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +15,23 @@ from schemathesis.checks import CHECKS
 from service.app import create_app
 from service.errors import error_classes
 from service.settings import Settings
+from tests.service.pictures import jpeg
 from tests.service.processes import ServiceProcess, service_process
 
 EXAMPLES = 25
+TASKS = ["/classify", "/detect", "/segment"]
+OPEN_INFERENCE = [
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/stats",
+    "/v2/repository/index",
+    *(
+        f"/v2/models/{{name}}{version}{path}"
+        for version in ("", "/versions/{version}")
+        for path in ("", "/ready", "/config", "/stats", "/infer")
+    ),
+]
 CHECK_NAMES = [
     "status_code_conformance",
     "content_type_conformance",
@@ -38,9 +53,30 @@ def service() -> Iterator[ServiceProcess]:
 def test_generated_requests_are_answered_as_described(service: ServiceProcess) -> None:
     schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert {operation.path for operation in operations} >= {"/classify", "/detect", "/segment"}
+    assert {operation.path for operation in operations} >= {*TASKS, *OPEN_INFERENCE}
     for operation in operations:
         _check_operation(operation)
+
+
+@pytest.mark.parametrize("path", OPEN_INFERENCE)
+def test_models_that_are_there_are_answered_as_described(
+    service: ServiceProcess, path: str
+) -> None:
+    """Generated names hardly ever are those of models."""
+    schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+    method = "POST" if path.endswith(("/infer", "/index")) else "GET"
+    for name in ("stub-classify", "stub-detect", "stub-segment"):
+        parameters = {"name": name, "version": "1"}
+        case = schema[path][method].Case(
+            path_parameters={key: own for key, own in parameters.items() if f"{{{key}}}" in path}
+        )
+        if path.endswith("/infer"):
+            data = [b64encode(jpeg(8, 8)).decode()]
+            tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": data}
+            case.body, case.media_type = {"inputs": [tensor]}, "application/json"
+        response = case.call()
+        assert response.status_code == 200, response.text
+        case.validate_response(response, checks=CHECKS.get_by_names(CHECK_NAMES))
 
 
 def _check_operation(operation: Any) -> None:
@@ -63,7 +99,7 @@ def _check_operation(operation: Any) -> None:
     check()
 
 
-@pytest.mark.parametrize("path", ["/classify", "/detect", "/segment"])
+@pytest.mark.parametrize("path", [*TASKS, "/v2/models/{name}/infer"])
 def test_every_error_class_is_documented(path: str) -> None:
     responses = description()["paths"][path]["post"]["responses"]
     for cls in error_classes():
@@ -71,7 +107,7 @@ def test_every_error_class_is_documented(path: str) -> None:
         assert "application/problem+json" in responses[str(cls.status)]["content"]
 
 
-@pytest.mark.parametrize("path", ["/classify", "/detect", "/segment"])
+@pytest.mark.parametrize("path", TASKS)
 def test_the_three_body_forms_are_documented(path: str) -> None:
     content = description()["paths"][path]["post"]["requestBody"]["content"]
     assert set(content) == {"image/*", "multipart/form-data", "application/json"}
@@ -89,6 +125,7 @@ def test_parameters_are_documented() -> None:
         "max_detections",
         "masks",
         "format",
+        "image_ids",
         "output",
         "X-Priority",
         "X-Request-Timeout-Ms",

@@ -133,7 +133,8 @@ async def test_hugging_face_parameters(client: httpx.AsyncClient) -> None:
         (b'{"inputs": "!!"}', "not base64"),
         (b'{"inputs": "http://host/a.jpg"}', "not fetched"),
         (b'{"inputs": "", "options": {}}', "options"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 900, "not JSON"),
+        (b'{"inputs": [' + b"[]," * 1000, "at most 1000"),
     ],
 )
 async def test_malformed_json_is_a_clear_400(
