@@ -38,8 +38,6 @@ BELOW = {
     "/static": ("GET", "/static/page.css"),
     "/samples": ("GET", "/samples/cat.jpg"),
 }
-# the Open Inference Protocol's routes come with a change of their own
-LATER = {"/v2"}
 
 
 @pytest.fixture(params=RENDERED)
@@ -246,7 +244,7 @@ def test_the_ingress_leads_to_routes_and_waits_long_enough(
     for path, kind in paths.items():
         method, example = BELOW.get(path, ("GET", path))
         assert (kind == "Prefix") is (example != path)
-        assert is_served(app, example, method) or path in LATER, path
+        assert is_served(app, example, method), path
     assert {"/classify", "/detect", "/segment", "/models"} <= paths.keys()
     assert not {"/metrics", "/livez", "/readyz", "/startupz"} & paths.keys()
     timeout_s = float(ingress["metadata"]["annotations"]["haproxy.org/timeout-server"][:-1])
