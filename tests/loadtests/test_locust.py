@@ -48,7 +48,7 @@ def run(line: str, reports: Path) -> tuple[int, str, dict[str, Any]]:
 def test_users_respect_a_refusal_and_a_broken_limit_is_named(slow_url: str, tmp_path: Path) -> None:
     """Twelve users, of whom about six are refused, in a closed loop."""
     status, console, report = run(
-        f"--host {slow_url} -u 12 -r 12 -t 2s --think-s 0 --mistakes 0 --max-error-ratio 0 "
+        f"--host {slow_url} -u 12 -r 12 -t 1s --think-s 0 --mistakes 0 --max-error-ratio 0 "
         "--max-p99-ms classify=10,detect=60000 --mix classify=1",
         tmp_path,
     )
@@ -57,16 +57,16 @@ def test_users_respect_a_refusal_and_a_broken_limit_is_named(slow_url: str, tmp_
     assert line.startswith("FAILED: p99 of classify is")
     figures = report["tasks"]["classify"]
     assert (figures["failed"], report["failed"]) == (0, [line.removeprefix("FAILED: ")])
-    assert figures["ok"] == pytest.approx(2 / SLOW_S, abs=9)
+    assert figures["ok"] == pytest.approx(1 / SLOW_S + 4, abs=4)
     # the service asks for at least a second; without it each would come back at once
-    assert 3 <= figures["refused"] < 12 * 4
+    assert 3 <= figures["refused"] < 12 * 3
     page = (tmp_path / "run.html").read_text()
     assert "limited by infer of classify" in page
     assert (tmp_path / "run_stats.csv").read_text().count("/classify refused") == 1
 
 
 def test_a_slow_service_does_not_slow_down_arrivals(slow_url: str, tmp_path: Path) -> None:
-    rate, seconds = 30.0, 2
+    rate, seconds = 30.0, 1
     status, console, report = run(
         f"--host {slow_url} --rate {rate} --arrivals constant -t {seconds}s --mix detect=1 "
         "--mistakes 0 --max-error-ratio 0 --max-refused-ratio 0.1",
@@ -75,7 +75,7 @@ def test_a_slow_service_does_not_slow_down_arrivals(slow_url: str, tmp_path: Pat
     assert status == 1
     assert "FAILED: share of refused requests is" in console
     assert report["offered_rate"] == pytest.approx(rate, rel=0.1)
-    assert report["requests"] == pytest.approx(rate * seconds, rel=0.25)
+    assert report["requests"] == pytest.approx(rate * seconds, rel=0.35)
     # a closed loop would have sent no more than this
     assert report["requests"] > 2 * seconds / SLOW_S
     assert report["tasks"]["detect"]["failed"] == 0
@@ -91,8 +91,8 @@ def test_a_master_judges_what_its_workers_do(tmp_path: Path) -> None:
         report = tmp_path / "report.json"
         master = locust(
             f"--headless --master --master-bind-port {port} --expect-workers 2 "
-            f"--host {service.url} --rate {rate} -t 2s --mix segment=1 --mistakes 0.2 {SMALL} "
-            f"--report {report} "
+            f"--host {service.url} --rate {rate} --arrivals constant -t 2s --mix segment=1 "
+            f"--mistakes 0.2 {SMALL} --report {report} "
             "--max-error-ratio 0 --max-p99-ms 20000 --min-rate 5 --max-refused-ratio 0"
         )
         # of the load they hear from the master; these pictures they would have to choose once more
@@ -104,7 +104,7 @@ def test_a_master_judges_what_its_workers_do(tmp_path: Path) -> None:
     found = json.loads(report.read_text())
     assert list(found["tasks"]) == ["segment"]
     # each worker sends its half
-    assert found["offered_rate"] == pytest.approx(rate, rel=0.35)
+    assert found["offered_rate"] == pytest.approx(rate, rel=0.2)
     assert found["tasks"]["segment"]["mistakes"] > 2
     assert found["explanation"]["tasks"]["segment"]["requests"] == found["requests"]
 
