@@ -39,6 +39,15 @@ def _request(
     return head + data, {LENGTH: str(len(head))}
 
 
+async def infer(
+    client: httpx.AsyncClient, task: str, request: tuple[bytes, dict[str, str]], **headers: str
+) -> httpx.Response:
+    body, own = request
+    return await client.post(
+        f"/v2/models/stub-{task}/infer", content=body, headers={**own, **headers}
+    )
+
+
 def outputs_of(response: httpx.Response) -> dict[str, Any]:
     """Name of an output -> nested lists, of a JSON answer."""
     assert response.status_code == 200, response.text
