@@ -45,6 +45,7 @@ class Backend(Protocol):
         dtype: of the computation, e.g. `float32`.
         sha256: of the model file; None when there is no file.
         prepares_at_once: `prepare` only notes sizes: going to another thread would take longer.
+        finishes_at_once: the same of `finish`.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Backend(Protocol):
     sha256: str | None
     spec: ModelSpec
     prepares_at_once: bool
+    finishes_at_once: bool
 
     def prepare(self, rgb: NDArray[np.uint8]) -> Any:
         """(H, W, 3) uint8, upright -> a `PreparedImage`."""

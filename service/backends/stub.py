@@ -83,6 +83,7 @@ class StubBackend:
             input=_INPUTS[task],
             demo=True,
         )
+        self.finishes_at_once = task is TaskName.CLASSIFY
         self._settings = settings
         self.num_batches = 0
         self._leaked: list[bytes] = []

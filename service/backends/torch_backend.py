@@ -26,6 +26,7 @@ class TorchBackend:
 
     kind = "torch"
     prepares_at_once = False
+    finishes_at_once = False
 
     def __init__(
         self,

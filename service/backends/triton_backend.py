@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ModelSpec
+from model.config import ModelSpec, TaskName
 from model.results import Params, Result
 from service.backends.cuda_errors import run_on_gpu
 from service.backends.torch_backend import file_sha256
@@ -51,6 +51,7 @@ class TritonBackend:
         self.dtype = str(predictor.dtype).removeprefix("torch.")
         self.sha256 = sha256
         self.prepares_at_once = prepares_at_once
+        self.finishes_at_once = predictor.spec.task is TaskName.CLASSIFY
         self.warm_up_batches = tuple(sorted(warm_up_batches, reverse=True))
 
     @classmethod

@@ -92,7 +92,10 @@ class LocalEngine:
                 entry, prepared, job.params, deadline=job.deadline, priority=job.priority
             )
             computed = time.monotonic()
-            result = await self._pool.run(backend.finish, served.result, prepared)
+            if backend.finishes_at_once:
+                result = backend.finish(served.result, prepared)
+            else:
+                result = await self._pool.run(backend.finish, served.result, prepared)
         return Outcome(
             result=result,
             height=height,

@@ -235,8 +235,9 @@ class EngineServer:
             )
             job.is_finishing = True
             computed = time.monotonic()
-            packed, payload = await self._finisher.run(
-                partial(_finish, backend, served.result, prepared, job.pixels)
+            finish = partial(_finish, backend, served.result, prepared, job.pixels)
+            packed, payload = (
+                finish() if backend.finishes_at_once else await self._finisher.run(finish)
             )
         packed["seconds"] = {
             "queue": served.queue_s,

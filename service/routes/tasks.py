@@ -9,9 +9,10 @@ from model.config import TaskName
 from service.context import Context
 from service.documentation import problem_responses
 from service.parameters import ClassifyQuery, DetectQuery, SegmentQuery
+from service.routes.task_route import TaskRoute
 from service.schemas import ClassifyBody, DetectBody, SegmentBody
 
-router = APIRouter(tags=["tasks"])
+router = APIRouter(tags=["tasks"], route_class=TaskRoute)
 
 _REQUEST: Final = {
     "parameters": [
