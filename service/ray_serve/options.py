@@ -20,19 +20,21 @@ def deployment_options(settings: Settings, placement: Placement) -> dict[str, An
     """Options of `serve.deployment`, apart from the class.
 
     Our own admission must be the one that refuses: it knows how long the queue takes, answers in
-    our form and lets probes through. Ray therefore lets more requests in than it accepts, and its
-    own limit, with the same status, is there for what never reaches us.
+    our form and lets probes through. Ray therefore lets more requests in than it accepts. Ray's own
+    limit, with the same status, is behind it; it must hold a burst, since Ray counts as queued what
+    arrives in one turn of the event loop, even when there is room.
 
     Args:
         settings: of the replicas.
     """
     capacity = capacity_for(settings, placement.device)
+    max_requests = 2 * capacity.queue_images + _OTHER_REQUESTS
     shutdown = settings.shutdown
     return {
         "name": APPLICATION,
         "ray_actor_options": {"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus},
-        "max_ongoing_requests": 2 * capacity.queue_images + _OTHER_REQUESTS,
-        "max_queued_requests": capacity.queue_images,
+        "max_ongoing_requests": max_requests,
+        "max_queued_requests": max_requests,
         "backpressure_config": {"status_code": 429, "retry_after_s": 1},
         "health_check_period_s": _HEALTH_PERIOD_S,
         "health_check_timeout_s": 2 * _HEALTH_PERIOD_S,
@@ -78,7 +80,8 @@ def ray_environment(settings: Settings, *, has_haproxy: bool = True) -> dict[str
         has_haproxy: pictures go from HAProxy straight to a replica; else through Ray's own proxy,
             which is slower and answers 500 for requests whose replica dies.
     """
-    variables = {"RAY_USAGE_STATS_ENABLED": "0"}
+    # whoever may speak to a cluster may run any code on it: never without the token
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
     if not has_haproxy:
         return variables
     shutdown, timeouts = settings.shutdown, settings.timeouts

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from service.admin import LOOPBACK
 from service.ray_serve.arguments import Placement, placement_from
 from service.ray_serve.options import APPLICATION, http_options, ray_environment
 from service.server import in_url
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # pictures do not travel through Ray's store; this is about the least it accepts
 _OBJECT_STORE_BYTES: Final = 100 * 1024 * 1024
+_LINES: Final = 4
 _HAPROXY_FILES: Final[Mapping[str, str]] = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -88,6 +90,8 @@ def _connect(cluster: ClusterOptions) -> None:
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         return
     ray.init(
+        # other machines join a cluster that `ray start` has started
+        _node_ip_address=LOOPBACK,
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
         configure_logging=False,
@@ -115,8 +119,20 @@ def _deploy(settings: Settings, placement: Placement) -> None:
     # on a cluster that serves already this changes nothing
     serve.start(proxy_location="EveryNode", http_options=http_options(settings))
     app: Any = application(settings, placement)
-    serve.run(app, name=APPLICATION, route_prefix="/")
+    try:
+        serve.run(app, name=APPLICATION, route_prefix="/")
+    except RuntimeError as exc:
+        raise RuntimeError(f"{exc} {_why()}") from exc
     log.info("deployed", extra={"replicas": placement.min_replicas})
+
+
+def _why() -> str:
+    """What Ray knows of a deployment that failed: the last lines of its longest message."""
+    from ray import serve
+
+    found = serve.status().applications.get(APPLICATION)
+    messages = [] if found is None else [one.message for one in found.deployments.values()]
+    return "\n".join(max(messages, key=len, default="").strip().splitlines()[-_LINES:])
 
 
 def _serve_until_signal(settings: Settings) -> None:
@@ -132,10 +148,12 @@ def _end() -> None:
     """Replicas finish their requests; then the proxies and the cluster end."""
     from ray import serve
 
-    serve.shutdown()
+    shutdown: Any = serve.shutdown
+    shutdown()
 
 
 def _disconnect() -> None:
     import ray
 
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    disconnect: Any = ray.shutdown
+    disconnect()
