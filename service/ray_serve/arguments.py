@@ -1,5 +1,6 @@
 """What an operator says about a deployment on a Ray cluster: the `args` of `serve_config.yaml`."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -22,7 +23,7 @@ class Placement(BaseModel):
 
     Attributes:
         num_gpus: of one replica; 0: it computes on the CPU. Less than 1 shares a GPU.
-        num_cpus: of one replica, which Ray sets aside; it decodes pictures with them.
+        num_cpus: of one replica, which Ray sets aside: threads that decode, and on a CPU compute.
         min_replicas: at any time.
         max_replicas: under load; the same as `min_replicas`: no autoscaling.
         target_ongoing_requests: of one replica, accepted and not yet answered; Ray adds replicas
@@ -108,4 +109,5 @@ def replica_settings(settings: Settings, placement: Placement) -> Settings:
     device = "cuda" if placement.num_gpus else "cpu"
     if settings.backend == "stub":
         device = settings.device
-    return settings.model_copy(update={"frontends": 0, "device": device})
+    pool_size = settings.pool_size or math.ceil(placement.num_cpus)
+    return settings.model_copy(update={"frontends": 0, "device": device, "pool_size": pool_size})
