@@ -7,7 +7,7 @@ MINUTES ?= 9
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load loadtest gates soak bench-http clean
+.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load loadtest gates soak prove-ray bench-http clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,10 @@ gates: $(VENV)/.dev  ## reliability gates against a service of its own, some min
 
 soak: $(VENV)/.dev  ## memory stays flat: make soak MINUTES=10 ARGS="--backend auto"
 	$(BIN)/python -m loadtests.gates.soak --minutes $(MINUTES) --out loadtests/results/gate-soak.json $(ARGS)
+
+prove-ray: $(VENV)/.dev  ## a Ray cluster on this machine: kill, updates, scaling, a hanging device; about 6 minutes
+	$(BIN)/python -m loadtests.gates.on_ray --out loadtests/results/gate-ray.json
+	$(BIN)/python -m loadtests.gates.on_ray_deploy --out loadtests/results/gate-ray-deploy.json
 
 bench-http: $(VENV)/.dev  ## the service over HTTP beside peers (pip install '.[peers]'): make bench-http ARGS=--quick
 	$(BIN)/python -m loadtests.bench_http --out loadtests/results/http.json $(ARGS)

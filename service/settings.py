@@ -5,6 +5,7 @@ Priority: command line > environment (`SMSERVE_*`) > YAML file > default.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -172,6 +173,28 @@ def _yaml_source(settings_cls: type[BaseSettings], path: Path) -> InitSettingsSo
     return InitSettingsSource(settings_cls, init_kwargs=content)
 
 
+class _GivenSettings(Settings):
+    """Without the environment, which on a machine of a cluster is nobody's choice."""
+
+    @model_validator(mode="after")
+    def _refuse_unknown_variables(self) -> Self:
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = init_settings().get("config")
+        if path is None:
+            return (init_settings,)
+        return (init_settings, _yaml_source(settings_cls, Path(path)))
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Settings from all sources.
 
@@ -182,8 +205,21 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: unreadable file, unknown names or bad values, one per line.
     """
+    return _validated(Settings, overrides)
+
+
+def given_settings(values: Mapping[str, Any]) -> Settings:
+    """Settings from these values alone, and from the file that they name as `config`.
+
+    Raises:
+        SettingsError: unreadable file, unknown names or bad values, one per line.
+    """
+    return _validated(_GivenSettings, values)
+
+
+def _validated(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return kind(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as exc:
         lines = [_error_line(error["loc"], error["type"], error["msg"]) for error in exc.errors()]
         raise SettingsError("\n".join(lines)) from exc

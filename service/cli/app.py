@@ -6,7 +6,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from service.cli import configuration, convert, evaluate, models, predict, reload, serve
+from service.cli import (
+    configuration,
+    convert,
+    evaluate,
+    models,
+    predict,
+    ray_serve,
+    reload,
+    serve,
+)
 from service.cli.console import exit_status, say_error
 
 
@@ -35,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
+app.command("ray")(ray_serve.ray)
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
 app.command("evaluate")(evaluate.evaluate)

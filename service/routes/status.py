@@ -20,14 +20,14 @@ _TASK_ORDER = list(TaskName)
 @router.get("/livez", responses=_HEALTH_ERRORS)
 async def livez(context: Context) -> Health:
     """The process works; also while it loads or drains."""
-    _refuse_when_dead(context)
+    refuse_when_dead(context)
     return _OK
 
 
 @router.get("/startupz", responses=_HEALTH_ERRORS)
 async def startupz(context: Context) -> Health:
     """All models have been loaded and warmed up."""
-    _refuse_when_dead(context)
+    refuse_when_dead(context)
     if context.engine.status().state is EngineState.STARTING:
         raise NotReadyError(context.engine.status().detail, retry_after_s=5)
     return _OK
@@ -41,14 +41,19 @@ async def readyz(context: Context) -> Health:
     """New work is welcome. A full queue does not change that."""
     if context.lifecycle.phase is not Phase.OPEN:
         raise ShuttingDownError("the server is shutting down", retry_after_s=5)
-    _refuse_when_dead(context)
+    refuse_when_dead(context)
     status = context.engine.status()
     if status.state is not EngineState.READY:
         raise NotReadyError(status.detail, retry_after_s=5)
     return _OK
 
 
-def _refuse_when_dead(context: ServiceContext) -> None:
+def refuse_when_dead(context: ServiceContext) -> None:
+    """What `/livez` says.
+
+    Raises:
+        EngineUnavailableError: the engine has failed, or its device is silent for too long.
+    """
     status = context.engine.status()
     limit = context.settings.timeouts.heartbeat_s
     if status.state is EngineState.FAILED:
