@@ -23,18 +23,14 @@ import yaml
 
 from benchmarks.report import Row, cpu_name, write_report
 from model.config import TaskName
+from service.gpu_metrics import FIGURES, INFO
 from service.telemetry import Metrics
 
 HERE: Final = Path(__file__).parent
 DASHBOARDS: Final = HERE / "grafana" / "dashboards"
 ALERTS: Final = HERE / "prometheus" / "alerts.yml"
-# of service.gpu_metrics: a machine without a GPU has none of these
-GPU_METRICS: Final = frozenset(
-    f"smserve_gpu_{name}"
-    for name in (
-        "info", "memory_used_bytes", "memory_total_bytes", "utilization_ratio", "power_watts",
-    )
-)  # fmt: skip
+# a machine without a GPU has none of these
+GPU_METRICS: Final = frozenset({INFO[0], *(figure.name for figure in FIGURES)})
 _GPU_RECORDED: Final = "smserve:gpu_memory:ratio"
 # what Grafana puts in place of its variables, when all is selected
 _VARIABLES: Final = {"$__rate_interval": "1m", "$instance": ".*", "$task": ".*"}
@@ -101,7 +97,7 @@ def exported_labels() -> dict[str, set[str]]:
             # the supervisor says whose it is
             names[family.samples[0].name].add("process")
     for name in GPU_METRICS:
-        names[name] = {"gpu", "name", "uuid"} if name == "smserve_gpu_info" else {"gpu"}
+        names[name] = set(INFO[2]) if name == INFO[0] else {"gpu"}
     return names
 
 
