@@ -7,7 +7,7 @@ MINUTES ?= 9
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load loadtest gates soak prove-ray bench-http clean
+.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load loadtest gates soak prove-ray prove-image bench-http clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,7 @@ screenshots: $(VENV)/.dev  ## refresh the pictures of docs/images with a headles
 
 docs: $(VENV)/.dev  ## write the pages and tables that come from the code and from result files
 	$(BIN)/python -m docs.reference
+	$(BIN)/python -m deploy.grafana.generate
 	$(BIN)/python -m benchmarks.scaling_table
 
 load: $(VENV)/.dev  ## 200 concurrent mixed requests against a server of its own
@@ -74,6 +75,9 @@ load: $(VENV)/.dev  ## 200 concurrent mixed requests against a server of its own
 
 loadtest: $(VENV)/.dev  ## Locust with thresholds: make loadtest [URL=http://host:8000] ARGS="--rate 20 --run-time 60s"
 	$(BIN)/python -m loadtests.run_locust $(if $(URL),--url $(URL)) $(ARGS)
+
+prove-image: $(VENV)/.dev  ## build the image, run the compose file's CPU profile (Docker, promtool): ARGS=--no-registry
+	$(BIN)/python -m deploy.prove_image $(ARGS)
 
 GATES := drain crash overload abandon faults exactness
 gates: $(VENV)/.dev  ## reliability gates against a service of its own, some minutes: make gates ARGS="--frontends 2"

@@ -1,9 +1,9 @@
 """How much fits onto the device and before it, where the operator has not said so."""
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
+from service.cores import usable_cores
 from service.settings import Settings
 
 
@@ -43,8 +43,7 @@ _MOST_FRONTENDS: Final = 32
 
 def default_frontends() -> int:
     """Processes that speak HTTP beside a GPU: most of the cores, since they decode."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(_MOST_FRONTENDS, cores * 3 // 4))
+    return max(1, min(_MOST_FRONTENDS, usable_cores() * 3 // 4))
 
 
 def capacity_for(settings: Settings, device: str) -> Capacity:

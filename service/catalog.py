@@ -14,6 +14,7 @@ from service.backends.selection import open_backend, select_backend
 from service.backends.stub import StubBackend
 from service.backends.torch_backend import file_sha256, limit_threads
 from service.capacity import capacity_for
+from service.cores import granted_cores, usable_cores
 from service.engine.base import ServedModel
 from service.errors import ModelNotFoundError
 from service.model_hashes import ModelHashError, verify_model_hash
@@ -74,7 +75,8 @@ def open_catalog(settings: Settings) -> tuple[CatalogEntry, ...]:
     if settings.backend == "stub":
         return _describe(_open_stubs(settings))
     files = model_files(settings)
-    limit_threads(settings.torch_threads)
+    # torch counts the machine's cores, whatever a container is granted of them
+    limit_threads(settings.torch_threads or (usable_cores() if granted_cores() else None))
     return _describe(_open_files(files, settings))
 
 

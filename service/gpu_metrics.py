@@ -43,11 +43,16 @@ FIGURES: Final = (
         "Part of the last second or less in which a kernel was running",
         lambda handle: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
     ),
+    Figure(
+        "smserve_gpu_power_watts",
+        "Power drawn by the whole board",
+        lambda handle: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+    ),
 )
 
 
 class GpuCollector(Collector):
-    """Memory and utilisation of one GPU; a figure that cannot be read is left out.
+    """Memory, utilisation and power of one GPU; a figure that cannot be read is left out.
 
     Args:
         device: as torch names it, e.g. `cuda:0`.

@@ -1,10 +1,11 @@
 """Threads for work that would block the event loop: decoding, post-processing, encoding."""
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, TypeVarTuple
+
+from service.cores import usable_cores
 
 ArgsT = TypeVarTuple("ArgsT")
 ResultT = TypeVar("ResultT")
@@ -14,11 +15,11 @@ class CpuPool:
     """A fixed number of threads.
 
     Args:
-        size: number of threads; None: one per core this process may use.
+        size: number of threads; None: one per core, see `service.cores`.
     """
 
     def __init__(self, size: int | None = None) -> None:
-        self.size = size or len(os.sched_getaffinity(0))
+        self.size = size or usable_cores()
         self._executor = ThreadPoolExecutor(self.size, thread_name_prefix="smserve-pool")
 
     async def run(self, function: Callable[[*ArgsT], ResultT], *args: *ArgsT) -> ResultT:

@@ -68,7 +68,8 @@ class Settings(BaseSettings):
             with a GPU three quarters of the cores, at most 32.
         model_hashes: `if_present` compares each model file with the `.sha256` file beside it, if
             there is one; `required` refuses a model without.
-        torch_threads: CPU threads of the network; None: torch decides.
+        torch_threads: CPU threads of the network; None: torch decides, within what a
+            container is granted.
         pool_size: threads that decode and post-process, in each process; None: one per core, two in
             a front end.
         api_keys: if any, task routes need one (`Authorization: Bearer` or `X-API-Key`); of at least

@@ -1,5 +1,7 @@
 """The command `smserve`. Commands import what they need when they run, so `--help` is quick."""
 
+import os
+import signal
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ from service.cli import (
     configuration,
     convert,
     evaluate,
+    health,
     models,
     predict,
     ray_serve,
@@ -49,6 +52,7 @@ app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reload")(reload.reload)
+app.command("health")(health.health)
 app.command("models")(models.models)
 app.command("config")(configuration.config)
 
@@ -78,4 +82,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
+    # the first process of a container would not hear of it otherwise: for that one the system has
+    # no default action. A service that listens has a better one, see `service.start.run`
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     app(prog_name="smserve")

@@ -28,6 +28,7 @@ class FakeNvml:
             "nvmlDeviceGetIndex": lambda handle: 5,
             "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(used=3e9, total=80e9),
             "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=25),
+            "nvmlDeviceGetPowerUsage": lambda handle: 350_500,
         }
         for name, function in functions.items():
             monkeypatch.setattr(pynvml, name, self._guarded(name, function))
@@ -69,6 +70,7 @@ def test_the_device_is_found_by_its_uuid(
         "smserve_gpu_memory_used_bytes": 3e9,
         "smserve_gpu_memory_total_bytes": 80e9,
         "smserve_gpu_utilization_ratio": 0.25,
+        "smserve_gpu_power_watts": 350.5,
     }
     labels = {"gpu": label, "name": "Fake GPU", "uuid": UUID}
     assert metrics.registry.get_sample_value("smserve_gpu_info", labels) == 1
@@ -81,10 +83,11 @@ def test_a_figure_that_cannot_be_read_leaves_the_others(monkeypatch: pytest.Monk
     metrics = Metrics()
     metrics.watch_gpu("cuda:0")
     nvml.failing = {"nvmlDeviceGetUtilizationRates"}
-    names = {"smserve_gpu_info", "smserve_gpu_memory_used_bytes", "smserve_gpu_memory_total_bytes"}
-    assert set(figures(metrics)) == names
+    others = {"smserve_gpu_info", "smserve_gpu_power_watts"}
+    memory = {"smserve_gpu_memory_used_bytes", "smserve_gpu_memory_total_bytes"}
+    assert set(figures(metrics)) == others | memory
     nvml.failing = {"nvmlDeviceGetMemoryInfo"}
-    assert set(figures(metrics)) == {"smserve_gpu_info", "smserve_gpu_utilization_ratio"}
+    assert set(figures(metrics)) == others | {"smserve_gpu_utilization_ratio"}
 
 
 @pytest.mark.parametrize("missing", ["nvmlInit", "nvmlDeviceGetHandleByUUID"])

@@ -1,5 +1,6 @@
 """Signals, exit codes and connections of the real process."""
 
+import os
 import signal
 import socket
 import time
@@ -87,6 +88,18 @@ def test_a_second_sigterm_ends_at_once(serve: Serve) -> None:
         service.process.send_signal(signal.SIGTERM)
         assert service.wait(3) == 128 + signal.SIGTERM
         assert isinstance(lost.exception(), httpx.TransportError)
+
+
+def test_sigterm_before_the_start_is_not_lost(tmp_path: Path) -> None:
+    # nobody is told of it by the system when this is the first process of a container
+    settings = tmp_path / "settings.yaml"
+    os.mkfifo(settings)
+    with (
+        service_process(is_awaited=False, config=str(settings)) as service,
+        settings.open("w"),  # waits until the service reads it, and makes it wait
+    ):
+        service.process.send_signal(signal.SIGTERM)
+        assert service.wait() == 128 + signal.SIGTERM
 
 
 def test_a_drain_that_takes_too_long_answers_503(serve: Serve) -> None:
