@@ -140,8 +140,8 @@ async def test_series_are_those_of_a_running_service() -> None:
     async with running_service(Settings(backend="stub")) as running:
         text = (await running.client.get("/metrics")).text
     shown = sum(not line.startswith("#") for line in text.splitlines())
-    # a machine without a GPU shows none of its four series
-    assert count_series(models=3, fronts=0) == shown + 4
+    # a machine without a GPU shows none of its five series
+    assert count_series(models=3, fronts=0) == shown + 5
 
 
 def test_front_ends_add_only_their_own_processes() -> None:
