@@ -158,10 +158,10 @@ class BatchQueue(Generic[ItemT, ResultT]):
             if urgency <= _BY_PRIORITY[priority]:
                 yield from self._work[urgency].items()
 
-    def waiting_with(self, key: BatchKey) -> int:
-        """Images that could share a batch with a new one."""
+    def company(self, key: BatchKey) -> int:
+        """Images of the batch of a new entry, itself among them, if it came next."""
         bucket = self._buckets.get(key)
-        return 0 if bucket is None else bucket.images
+        return 1 if bucket is None else min(bucket.cap, bucket.images + 1)
 
     def buckets(self) -> Iterator[Bucket[ItemT, ResultT]]:
         return iter(self._buckets.values())

@@ -181,8 +181,8 @@ class Batcher(Generic[ItemT, ResultT]):
         # an idle device takes anything: that is how a wrong estimate gets corrected
         if images or self._pipeline.is_busy:
             # it is not done before its whole batch is
-            company = min(self.batch_cap(key), self._queue.waiting_with(key) + 1)
-            own_s = self._pipeline.throughput.seconds([(key.model, key.pixels * company)])
+            pixels = key.pixels * self._queue.company(key)
+            own_s = self._pipeline.throughput.seconds([(key.model, pixels)])
             self._refuse_if_late(deadline, self.predicted_wait_s(priority), own_s=own_s or 0.0)
 
     def _refuse_if_late(self, deadline: float, ahead_s: float | None, *, own_s: float) -> None:

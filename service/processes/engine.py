@@ -13,7 +13,7 @@ from service.engine.core import EngineCore
 from service.errors import ReloadFailedError, ServiceError
 from service.memory import bound_memory
 from service.pool import CpuPool
-from service.processes.child import Control, begin, report
+from service.processes.child import Control, begin, report, settle
 from service.processes.engine_server import EngineServer
 from service.processes.gpus import use_only
 from service.processes.layout import engine_socket
@@ -88,6 +88,7 @@ class _EngineProcess:
             log.exception("the engine could not start")
             self._fail("the engine could not start")
             return
+        settle()
         self._server.announce()
 
     async def _reload(self, fields: Mapping[str, Any], payload: bytes) -> Content:
@@ -99,6 +100,8 @@ class _EngineProcess:
             log.exception("reload failed")
             raise ReloadFailedError(f"{type(exc).__name__}: {exc}") from exc
         self._server.announce()
+        # models that are gone must not stay among what is spared
+        settle()
         return reload_to_fields(report), b""
 
     async def _models(self, fields: Mapping[str, Any], payload: bytes) -> Content:

@@ -20,7 +20,7 @@ from service.lifecycle import Lifecycle
 from service.memory import bound_memory
 from service.pool import CpuPool
 from service.processes.channel import ChannelClosedError
-from service.processes.child import Control, begin, report
+from service.processes.child import Control, begin, report, settle
 from service.processes.layout import Layout, engine_socket
 from service.processes.remote import RemoteEngine
 from service.server import DrainingServer, uvicorn_config
@@ -29,7 +29,7 @@ from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
-_REPORT_S: Final = 1.0
+_REPORT_S: Final = 0.5
 _SCRAPE_S: Final = 5.0
 # the others decode as well; more threads in one process wait for its interpreter lock
 _POOL_SIZE: Final = 2
@@ -89,6 +89,7 @@ class FrontServer(DrainingServer):
             report(self._control, context.metrics, context.engine, every_s=_REPORT_S)
         )
         await uvicorn.Server.startup(self, sockets)
+        settle()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close; the last counts go to the supervisor."""

@@ -1,7 +1,7 @@
 """What travels between front ends and engines, as JSON fields and raw bytes."""
 
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import fields as fields_of
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ _ERRORS: Final[Mapping[str, type[ServiceError]]] = {own.code: own for own in err
 
 def params_to_fields(params: Params) -> list[Any]:
     """Values in the order of the dataclass."""
-    return list(astuple(params))
+    return [getattr(params, own.name) for own in fields_of(params)]
 
 
 def params_from_fields(task: TaskName, values: list[Any]) -> Params:

@@ -1,6 +1,11 @@
 """A gate's result names what computed."""
 
-import httpx
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from benchmarks.report import cpu_name
@@ -10,16 +15,33 @@ from loadtests.own_server import ServerProcess
 METRIC = "smserve_gpu_info"
 
 
-def answers(device: str, *gpus: str) -> httpx.MockTransport:
+@contextmanager
+def service_on(device: str, *gpus: str) -> Iterator[int]:
+    """What a service says of itself; yields the port."""
     lines = [f"# TYPE {METRIC} gauge"]
     lines += [f'{METRIC}{{gpu="{n}",name="{name}",uuid="{n}"}} 1.0' for n, name in enumerate(gpus)]
+    bodies = {
+        "/models": json.dumps({"models": [{"device": device}] * 3}),
+        "/metrics": "\n".join(lines) + "\n",
+    }
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/models":
-            return httpx.Response(200, json={"models": [{"device": device}] * 3})
-        return httpx.Response(200, text="\n".join(lines) + "\n")
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = bodies[self.path].encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
-    return httpx.MockTransport(answer)
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize(
@@ -31,16 +53,13 @@ def answers(device: str, *gpus: str) -> httpx.MockTransport:
         ("cuda:0", (), "cuda:0"),
     ],
 )
-def test_the_device_is_the_servers(
-    device: str, gpus: tuple[str, ...], wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = httpx.Client(transport=answers(device, *gpus))
-    monkeypatch.setattr(httpx, "get", client.get)
-    server = ServerProcess([], port=1, environment={})
-    try:
-        assert device_of(server) == wanted
-    finally:
-        server.close()
+def test_the_device_is_the_servers(device: str, gpus: tuple[str, ...], wanted: str) -> None:
+    with service_on(device, *gpus) as port:
+        server = ServerProcess([], port=port, environment={})
+        try:
+            assert device_of(server) == wanted
+        finally:
+            server.close()
 
 
 def test_different_gpus_are_all_named() -> None:
