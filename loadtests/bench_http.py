@@ -100,11 +100,14 @@ class HttpBench:
         deadline: Deadline,
         *,
         frontends: str,
+        engines: str,
         skipped: frozenset[str] = frozenset(),
     ) -> None:
         self._skipped = skipped
         self._report, self._scale, self._deadline = report, scale, deadline
-        self._frontends = frontends
+        self._processes = {"frontends": frontends}
+        if engines != "auto":
+            self._processes["processes__engines"] = engines
         self._plan = LoadPlan(
             urls=("http://127.0.0.1",),
             duration_s=scale.level_s + 1,
@@ -153,7 +156,7 @@ class HttpBench:
         settings = {
             "models_dir": str(workload.model_file.parent),
             "demo_models": "false",
-            "frontends": self._frontends,
+            **self._processes,
         }
         label = workload.label
         self.step(f"{label}: starting our server")
@@ -273,6 +276,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--peers", default=",".join(PEERS), help="empty: none")
     parser.add_argument("--quick", action="store_true", help="demo models, short levels")
     parser.add_argument("--frontends", default="auto", help="of our service")
+    parser.add_argument("--engines", default="auto", help="of our service")
     parser.add_argument("--level-s", type=float, help="of each level")
     parser.add_argument("--connections", help="of the closed loops, with commas between")
     parser.add_argument("--skip", default="", help="of bare, open, multi; with commas between")
@@ -296,12 +300,13 @@ def main() -> int:
     args = parse_arguments()
     exit_on_sigterm()
     scale = scale_of(args)
-    report = GrowingReport(args.out, "http", frontends=args.frontends)
+    report = GrowingReport(args.out, "http", frontends=args.frontends, engines=args.engines)
     bench = HttpBench(
         report,
         scale,
         Deadline(args.limit_s),
         frontends=args.frontends,
+        engines=args.engines,
         skipped=frozenset(args.skip.split(",")),
     )
     peers = [peer for peer in args.peers.split(",") if peer]

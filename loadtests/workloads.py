@@ -20,7 +20,7 @@ from loadtests.generator.payloads import (
 from model.config import TaskName
 
 # (width, height, bytes of a JPEG): a usual photograph of each task's data sets
-_PICTURES: Final = {
+PICTURES: Final = {
     TaskName.CLASSIFY: (500, 375, 50_000),
     TaskName.DETECT: (1333, 800, 280_000),
     TaskName.SEGMENT: (512, 512, 70_000),
@@ -77,7 +77,7 @@ def published_size(task: TaskName, variant: str, folder: Path, *, different: int
     spec = make_spec(task, variant)
     path = folder / f"{spec.name}.safetensors"
     save_model(path, build_network(spec).state_dict(), spec)
-    width, height, size = _PICTURES[task]
+    width, height, size = PICTURES[task]
     return Workload(
         task=task,
         label=f"{task}-{variant}-{width}x{height}",

@@ -136,7 +136,7 @@ class ProcessSettings(Section):
     """The processes of a service with front ends (`frontends` is not 0).
 
     Attributes:
-        engines: processes that compute; `auto`: one for each GPU, one on a CPU. More than there
+        engines: processes that compute; `auto`: two for each GPU, one on a CPU. More than there
             are GPUs share them in turn.
         picture_bytes: shared memory of one front end, for the decoded pictures it has handed over;
             taken from the system only as far as it is used.

@@ -9,6 +9,8 @@ from service.processes.gpus import visible_gpus
 from service.settings import Settings
 
 CONTROL: Final = "control.sock"
+# one interpreter feeds about a quarter of an H100 with small pictures (docs/decisions/0013)
+_ENGINES_PER_GPU: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ def plan_layout(settings: Settings) -> Layout:
     if fronts == "auto":
         fronts = default_frontends() if gpus else 0
     engines = settings.processes.engines
-    return Layout(fronts, max(1, len(gpus)) if engines == "auto" else engines, gpus)
+    suited = max(1, _ENGINES_PER_GPU * len(gpus))
+    return Layout(fronts, suited if engines == "auto" else engines, gpus)
 
 
 def engine_socket(folder: Path, index: int) -> Path:

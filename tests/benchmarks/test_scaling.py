@@ -120,7 +120,7 @@ def test_a_rate_over_http_replaces_that_of_the_bare_engine(tmp_path: Path) -> No
 def test_pictures_are_those_of_the_load_tests() -> None:
     from loadtests import workloads
 
-    assert {task: size for task, (_, _, size) in workloads._PICTURES.items()} == PICTURE_BYTES
+    assert {task: size for task, (_, _, size) in workloads.PICTURES.items()} == PICTURE_BYTES
 
 
 @pytest.mark.parametrize("task", TaskName)

@@ -64,7 +64,9 @@ def test_the_plot_reads_levels_and_stages() -> None:
 
 
 def bench_of(path: Path, limit_s: float) -> HttpBench:
-    return HttpBench(GrowingReport(path, "http"), FULL, Deadline(limit_s), frontends="auto")
+    return HttpBench(
+        GrowingReport(path, "http"), FULL, Deadline(limit_s), frontends="auto", engines="auto"
+    )
 
 
 def test_the_capacity_is_the_best_of_the_loops_that_time_was_left_for(tmp_path: Path) -> None:
