@@ -2,7 +2,7 @@
 
 python -m loadtests.bench_gpus --out loadtests/results/gpus-h100.json
 
-Random weights, as in `loadtests.bench_http`; the same front ends, one engine process per GPU.
+Random weights, as in `loadtests.bench_http`; the same front ends, two engine processes on each GPU.
 """
 
 import argparse
