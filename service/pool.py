@@ -54,26 +54,32 @@ class CpuPool:
 class PooledCalls:
     """Calls that come together go to the pool together: a hand-over costs more than a short call.
 
-    Those that are made before the event loop's next turn are shared out among the threads.
+    Those that are made before the event loop's next turn go to one thread, or are shared out among
+    all of them.
     """
 
     def __init__(self, pool: CpuPool) -> None:
         self._pool = pool
-        self._calls: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._calls: dict[bool, list[tuple[Callable[[], Any], asyncio.Future[Any]]]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
-    async def run(self, function: Callable[[], ResultT]) -> ResultT:
-        """Call `function` on a thread; cancelling does not withdraw it."""
+    async def run(self, function: Callable[[], ResultT], *, spread: bool) -> ResultT:
+        """Call `function` on a thread; cancelling does not withdraw it.
+
+        Args:
+            spread: among all threads; otherwise one makes all the calls.
+        """
         loop = asyncio.get_running_loop()
-        if not self._calls:
-            loop.call_soon(self._hand_over)
+        if spread not in self._calls:
+            self._calls[spread] = []
+            loop.call_soon(self._hand_over, spread)
         future: asyncio.Future[ResultT] = loop.create_future()
-        self._calls.append((function, future))
+        self._calls[spread].append((function, future))
         return await future
 
-    def _hand_over(self) -> None:
-        calls, self._calls = self._calls, []
-        share = -(-len(calls) // self._pool.size)
+    def _hand_over(self, spread: bool) -> None:
+        calls = self._calls.pop(spread)
+        share = -(-len(calls) // self._pool.size) if spread else len(calls)
         for start in range(0, len(calls), share):
             task = asyncio.create_task(self._run(calls[start : start + share]))
             self._running.add(task)

@@ -1,6 +1,5 @@
 """Edges of the pasted masks, found on the device -> COCO run lengths, encoded on the CPU pool."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from kernels.mask_runs.triton_fwd import mask_edges_triton
 from model.compiled.detect_types import DetectTensors
-from model.masks import edges_to_rle
+from model.masks import edges_to_rles
 from model.results import Rle
 
 
@@ -84,8 +83,7 @@ def encode_image(
     if len(edges) < flat[-1]:
         raise ValueError(f"{flat[-1]} edges were found, only {len(edges)} are here")
     first = image * ends.shape[1]
-    starts: Sequence[int] = [0, *flat.tolist()]
-    return tuple(
-        edges_to_rle(edges[starts[i] : starts[i + 1]], image_hw)
-        for i in range(first, first + count)
-    )
+    start = int(flat[first - 1]) if first else 0
+    stops = flat[first : first + count] - start
+    last = start + (int(stops[-1]) if count else 0)
+    return edges_to_rles(edges[start:last], stops, image_hw)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +26,14 @@ class PreparedImage(Protocol):
         ...
 
 
+class Finishing(Enum):
+    """Where `finish` is called for the images of a batch."""
+
+    AT_ONCE = "it takes microseconds: on the event loop, another thread would take longer"
+    TOGETHER = "it takes little: on one thread for all, many would wait for each other"
+    SPREAD = "it takes long: on all threads"
+
+
 @dataclass(frozen=True, slots=True)
 class HeldBatch:
     """A staged batch of a backend that has nothing to do beforehand."""
@@ -45,7 +54,7 @@ class Backend(Protocol):
         dtype: of the computation, e.g. `float32`.
         sha256: of the model file; None when there is no file.
         prepares_at_once: `prepare` only notes sizes: going to another thread would take longer.
-        finishes_at_once: the same of `finish`.
+        finishing: where `finish` is called.
     """
 
     kind: str
@@ -54,7 +63,7 @@ class Backend(Protocol):
     sha256: str | None
     spec: ModelSpec
     prepares_at_once: bool
-    finishes_at_once: bool
+    finishing: Finishing
 
     def prepare(self, rgb: NDArray[np.uint8]) -> Any:
         """(H, W, 3) uint8, upright -> a `PreparedImage`."""

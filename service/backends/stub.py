@@ -20,7 +20,7 @@ from model.results import (
     Rle,
     Segmentation,
 )
-from service.backends.base import HeldBatch
+from service.backends.base import Finishing, HeldBatch
 from service.engine.device import DeviceCrash, DeviceOutOfMemoryError
 from service.setting_groups import StubSettings
 
@@ -83,7 +83,8 @@ class StubBackend:
             input=_INPUTS[task],
             demo=True,
         )
-        self.finishes_at_once = task is TaskName.CLASSIFY
+        is_small = task is TaskName.CLASSIFY
+        self.finishing = Finishing.AT_ONCE if is_small else Finishing.SPREAD
         self._settings = settings
         self.num_batches = 0
         self._leaked: list[bytes] = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.config import ModelSpec
 from model.results import Params, Result
-from service.backends.base import HeldBatch
+from service.backends.base import Finishing, HeldBatch
 from service.backends.cuda_errors import run_on_gpu
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class TorchBackend:
 
     kind = "torch"
     prepares_at_once = False
-    finishes_at_once = False
+    finishing = Finishing.SPREAD
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model.config import ModelSpec, TaskName
 from model.results import Params, Result
+from service.backends.base import Finishing
 from service.backends.cuda_errors import run_on_gpu
 from service.backends.torch_backend import file_sha256
 from service.setting_groups import GpuSettings
@@ -51,7 +52,8 @@ class TritonBackend:
         self.dtype = str(predictor.dtype).removeprefix("torch.")
         self.sha256 = sha256
         self.prepares_at_once = prepares_at_once
-        self.finishes_at_once = predictor.spec.task is TaskName.CLASSIFY
+        is_small = predictor.spec.task is TaskName.CLASSIFY
+        self.finishing = Finishing.AT_ONCE if is_small else Finishing.TOGETHER
         self.warm_up_batches = tuple(sorted(warm_up_batches, reverse=True))
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.backends.base import Finishing
 from service.catalog import CatalogEntry, open_catalog
 from service.engine.base import EngineStatus, Job, Outcome, ServedModel
 from service.engine.core import EngineCore
@@ -92,7 +93,7 @@ class LocalEngine:
                 entry, prepared, job.params, deadline=job.deadline, priority=job.priority
             )
             computed = time.monotonic()
-            if backend.finishes_at_once:
+            if backend.finishing is Finishing.AT_ONCE:
                 result = backend.finish(served.result, prepared)
             else:
                 result = await self._pool.run(backend.finish, served.result, prepared)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.results import Result
-from service.backends.base import Backend
+from service.backends.base import Backend, Finishing
 from service.engine.base import Priority
 from service.engine.budget import Allowance, ClientShares
 from service.engine.core import EngineCore
@@ -236,9 +236,11 @@ class EngineServer:
             job.is_finishing = True
             computed = time.monotonic()
             finish = partial(_finish, backend, served.result, prepared, job.pixels)
-            packed, payload = (
-                finish() if backend.finishes_at_once else await self._finisher.run(finish)
-            )
+            if backend.finishing is Finishing.AT_ONCE:
+                packed, payload = finish()
+            else:
+                spread = backend.finishing is Finishing.SPREAD
+                packed, payload = await self._finisher.run(finish, spread=spread)
         packed["seconds"] = {
             "queue": served.queue_s,
             "infer": served.infer_s,
