@@ -279,6 +279,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--engines", default="auto", help="of our service")
     parser.add_argument("--level-s", type=float, help="of each level")
     parser.add_argument("--connections", help="of the closed loops, with commas between")
+    parser.add_argument("--different", type=int, help="pictures; fewer are made sooner")
     parser.add_argument("--skip", default="", help="of bare, open, multi; with commas between")
     parser.add_argument("--limit-s", type=float, default=540.0, help="of the whole run")
     return parser.parse_args()
@@ -292,6 +293,8 @@ def scale_of(args: argparse.Namespace) -> Scale:
     if args.connections:
         connections = tuple(int(one) for one in args.connections.split(","))
         scale = replace(scale, connections=connections)
+    if args.different:
+        scale = replace(scale, different=dict.fromkeys(TaskName, args.different))
     return scale
 
 

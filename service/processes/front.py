@@ -33,6 +33,9 @@ _REPORT_S: Final = 0.5
 _SCRAPE_S: Final = 5.0
 # the others decode as well; more threads in one process wait for its interpreter lock
 _POOL_SIZE: Final = 2
+# Engines go first: where all processors decode, a device thread that is done waiting for its GPU
+# would else wait for a processor, and the GPU with it.
+_NICENESS: Final = 5
 
 
 def run_front(
@@ -46,6 +49,7 @@ def run_front(
     """
     begin(f"smserve-front[{index}]", settings)
     bound_memory()
+    os.nice(_NICENESS)
     metrics = Metrics()
     control = Control(f"front-{index}", folder, metrics)
     sockets = [engine_socket(folder, number) for number in range(layout.engines)]

@@ -16,6 +16,7 @@ from service.answers import (
     AnswerOptions,
     UnsupportedFormatError,
     build_answer,
+    class_pixels,
     label_map_png,
     mask_polygons,
     parse_class_filter,
@@ -305,3 +306,11 @@ class TestClassFilter:
         with pytest.raises(ValueError, match=message) as caught:
             parse_class_filter(text, self.spec)
         assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (3, 5), (4097, 4099)], ids=str)
+def test_every_pixel_of_a_class_map_counts(hw: tuple[int, int]) -> None:
+    label_map = np.random.default_rng(0).integers(0, 256, hw, dtype=np.uint8)
+    label_map[: hw[0] // 2] = 7
+    pixels = class_pixels(label_map)
+    assert pixels.tolist() == np.bincount(label_map.ravel(), minlength=256).tolist()
