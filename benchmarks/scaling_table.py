@@ -33,7 +33,7 @@ from model.config import ModelSpec, TaskName
 
 PAGE: Final = ROOT / "docs/scaling.md"
 BARE: Final = ROOT / "benchmarks/results/gpu-h100.json"
-DECODING: Final = ROOT / "loadtests/results/nvjpeg-h100.json"
+DECODING: Final = ROOT / "loadtests/results/decode-h100.json"
 HTTP: Final = "http-h100*.json"
 ASSUMED: Final = Assumptions()
 # what the load tests send, bytes of a JPEG file
@@ -322,19 +322,25 @@ def failures_table() -> str:
     return table(head, lines)
 
 
+def decoded_per_core(path: Path) -> dict[TaskName, float]:
+    """JPEG files of each task's size that a core decodes in a second while all of them do."""
+    cores = int(_report(path)["cores"])
+    suffix = f"-{cores}-processes"
+    return {
+        TaskName(row.case.split("-")[0]): row.value / cores
+        for row in _rows(path)
+        if row.case.endswith(suffix)
+    }
+
+
 def node_table(found: Sequence[Rate]) -> str:
     """What one GPU, and a node with several, needs around it."""
-    (row,) = (one for one in _rows(DECODING) if one.case.startswith("simplejpeg-"))
-    threads = int(re.findall(r"-(\d+)-cores", row.case)[0])
-    per_core = row.value / threads
+    per_core = decoded_per_core(DECODING)
     lines = []
     for rate in found:
         planned = ASSUMED.share * rate.images_per_s
         incoming = gbit_per_s(planned, PICTURE_BYTES[rate.task])
-        decoding = f"{cores_for(planned, per_core):.1f}"
-        if rate.task is not TaskName.CLASSIFY:
-            # the measured pictures are about as large as those of classification
-            decoding = "not measured"
+        decoding = f"{cores_for(planned, per_core[rate.task]):.1f}"
         spent = "" if rate.front_ms is None else f"{planned * rate.front_ms / 1000:.1f}"
         line = [rate.model, rate.over, f"{planned:,.0f}", decoding, spent, f"{incoming:.2f}"]
         lines.append([*line, f"{incoming * ASSUMED.gpus_per_node:.1f}"])
@@ -347,10 +353,8 @@ def node_table(found: Sequence[Rate]) -> str:
         "Gbit/s in, one GPU",
         f"Gbit/s in, {ASSUMED.gpus_per_node} GPUs",
     ]
-    text = (
-        f"simplejpeg decoded {row.value:,.0f} images/s on {threads} cores: {per_core:.0f} a core."
-    )
-    return f"{text}\n\n{table(head, lines)}"
+    each = ", ".join(f"{rate:,.0f} ({task})" for task, rate in per_core.items())
+    return f"A core, while all decode, decodes so many a second: {each}.\n\n{table(head, lines)}"
 
 
 def cost_table(found: Sequence[Rate]) -> str:
