@@ -12,7 +12,7 @@ from model.config import TaskName
 from service.backends.base import Backend
 from service.backends.selection import open_backend, select_backend
 from service.backends.stub import StubBackend
-from service.backends.torch_backend import file_sha256, limit_threads
+from service.backends.torch_backend import file_sha256, limit_threads, select_device
 from service.capacity import capacity_for
 from service.cores import granted_cores, usable_cores
 from service.engine.base import ServedModel
@@ -75,8 +75,7 @@ def open_catalog(settings: Settings) -> tuple[CatalogEntry, ...]:
     if settings.backend == "stub":
         return _describe(_open_stubs(settings))
     files = model_files(settings)
-    # torch counts the machine's cores, whatever a container is granted of them
-    limit_threads(settings.torch_threads or (usable_cores() if granted_cores() else None))
+    limit_threads(settings.torch_threads or _suitable_threads(settings))
     return _describe(_open_files(files, settings))
 
 
@@ -184,6 +183,16 @@ def _open_files(files: Sequence[Path], settings: Settings) -> list[Backend]:
             )
         backends.append(backend)
     return backends
+
+
+def _suitable_threads(settings: Settings) -> int | None:
+    """Threads of one operation on the CPU; None: torch decides."""
+    if select_device(settings.device) != "cpu":
+        # what is left for the CPU is small, and where all cores are busy decoding, threads that
+        # wait for each other wait for cores
+        return 1
+    # torch counts the machine's cores, whatever a container is granted of them
+    return usable_cores() if granted_cores() else None
 
 
 def _two_of_one_name(name: str) -> SettingsError:

@@ -93,17 +93,21 @@ class PackedBatch:
     def write(self, buffer: NDArray[np.uint8]) -> None:
         """Fill the first `nbytes` of `buffer`, which starts on 16 bytes.
 
-        Other threads run meanwhile: numpy copies without holding the interpreter.
+        One call copies all pictures without holding the interpreter. Between calls for one after
+        the other this thread would wait for it as many times as there are pictures.
         """
         buffer[: self._descriptors.nbytes].view(np.int64)[:] = self._descriptors.ravel()
         tables = buffer[self._tables_start : self._tables_start + 4 * self._tables_end]
         for taps, offset in self._tables.items():
             tables.view(np.int32)[offset : offset + taps.table.size] = taps.table.ravel()
-        start = self._pixels_start
+        places, start = [], self._pixels_start
         for window in self._windows:
-            stop = start + window.size
-            buffer[start:stop].reshape(window.shape)[...] = window
-            start = stop
+            places.append(buffer[start : start + window.size].reshape(window.shape))
+            start += window.size
+        torch._foreach_copy_(
+            [torch.from_numpy(place) for place in places],
+            [_tensor(window) for window in self._windows],
+        )
 
     def view(self, data: Tensor) -> DeviceBatch:
         """The sections of `data`, (nbytes,) uint8, what `write` filled or a copy of it."""
@@ -161,6 +165,13 @@ class PackedBatch:
             second_out,
             first.size,
         )
+
+
+def _tensor(window: NDArray[np.uint8]) -> Tensor:
+    """The same memory where torch can have it: writable, and not reversed."""
+    if not window.flags.writeable or min(window.strides) < 0:
+        window = window.copy()
+    return torch.from_numpy(window)
 
 
 def _align(nbytes: int) -> int:

@@ -1,5 +1,7 @@
 """Tap tables and kernels against Pillow and OpenCV; on the CPU through the interpreter."""
 
+import warnings
+
 import cv2
 import numpy as np
 import pytest
@@ -182,3 +184,18 @@ def test_pictures_of_one_size_share_their_tables() -> None:
         for count in (1, 2, 3)
     ]
     assert sizes[2] - sizes[1] == pytest.approx(pictures[0].nbytes, abs=200)
+
+
+@pytest.mark.parametrize("kind", ["read-only", "upside down", "turned"])
+def test_pictures_that_torch_cannot_share_are_copied(kind: str) -> None:
+    picture = random_picture(20, 30, extreme=False)
+    if kind == "read-only":
+        odd = picture.copy()
+        odd.flags.writeable = False
+    else:
+        odd = picture[::-1] if kind == "upside down" else picture.transpose(1, 0, 2)
+    plain = np.ascontiguousarray(odd)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got, expected = (run_bicubic([bicubic_item(own, (8, 8))], 8) for own in (odd, plain))
+    assert np.array_equal(got, expected)
