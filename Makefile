@@ -19,11 +19,12 @@ serve: $(VENV)/.serve  ## serve the demo models on http://127.0.0.1:8000
 
 # what only computes runs side by side, a core each; what measures time runs alone
 TIMED := tests/loadtests tests/service
-COMPUTING := $(filter-out $(addsuffix /,$(TIMED) tests/data tests/__pycache__),$(wildcard tests/*/)) $(wildcard tests/test_*.py)
+COMPUTING_SERVICE := $(patsubst %,tests/service/test_%.py,answers batch_run cli_evaluate cli_predict compiled_service overlay ranking torch_backend)
+COMPUTING := $(filter-out $(addsuffix /,$(TIMED) tests/data tests/__pycache__),$(wildcard tests/*/)) $(wildcard tests/test_*.py) $(COMPUTING_SERVICE)
 
 test: check  ## everything that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(COMPUTING) $(ARGS)
-	$(BIN)/python -m pytest $(TIMED) $(ARGS)
+	$(BIN)/python -m pytest $(TIMED) $(addprefix --ignore=,$(COMPUTING_SERVICE)) $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint, strict types, import contracts
 	$(BIN)/ruff format --check .

@@ -235,9 +235,11 @@ from model.evaluation import published
 from model.evaluation.journal import Journal
 from service.cli.app import main
 
-append = Journal.append
+append, done = Journal.append, []
 def slowly(self, name, record):
-    time.sleep(0.1)
+    # those that the tests wait for, then time for the signal to come in
+    done.append(name)
+    time.sleep(0.05 if len(done) < 10 else 1)
     append(self, name, record)
 Journal.append = slowly
 sys.argv = ["smserve", *sys.argv[1:]]

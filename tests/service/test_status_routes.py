@@ -72,12 +72,15 @@ async def test_a_model_that_cannot_be_loaded_fails_the_service(tmp_path: Path) -
 
 
 async def test_a_silent_device_thread_is_not_alive(start: Start) -> None:
-    async with start(timeouts={"heartbeat_s": 0.7}, stub={"batch_ms": 1500}) as running:
+    async with start(timeouts={"heartbeat_s": 0.7}, stub={"batch_ms": 4000}) as running:
         post = asyncio.create_task(running.client.post("/classify", content=jpeg()))
-        await asyncio.sleep(1.2)
         # of a device in another process it says nothing about this one's life
         path = "/livez" if running.apart is None else "/readyz"
-        response = await running.client.get(path)
+        while not post.done():
+            response = await running.client.get(path)
+            if response.status_code == 503:
+                break
+            await asyncio.sleep(0.1)
         assert response.status_code == 503
         assert "silent" in response.json()["detail"]
         assert (await post).status_code == 200
