@@ -18,7 +18,7 @@ from service.telemetry import STAGES as SERVED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PLOT: Final = ROOT / "docs/images/stages.png"
+PLOT: Final = ROOT / "docs/images/stages.webp"
 # in the order in which a request meets them; the rest is network, parsing, writing, waiting for
 # the event loop
 STAGES: Final = (*SERVED, "rest")

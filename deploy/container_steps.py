@@ -29,7 +29,8 @@ _PROCESSES: Final = """
 from pathlib import Path
 for entry in Path("/proc").iterdir():
     if entry.name.isdigit():
-        title = (entry / "cmdline").read_bytes().replace(b"\\0", b" ").decode().strip()
+        words = (entry / "cmdline").read_bytes().replace(b"\\0", b" ").decode()
+        title = " ".join(words.split())  # a program given as an argument has several lines
         state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         print(entry.name, state, title or "-")
 """

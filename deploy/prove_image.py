@@ -42,7 +42,7 @@ _CUDA_PARTS: Final = f"{_SITE}/nvidia {_SITE}/triton {_SITE}/torch/lib/libtorch_
 def build(compose: Compose, proof: Proof) -> None:
     """All images of the profile, and Locust's."""
     started = time.monotonic()
-    compose.run("build")
+    compose.run("--profile", "loadtest", "build")
     proof.note("build", time.monotonic() - started, "s")
 
 
