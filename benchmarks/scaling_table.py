@@ -298,9 +298,9 @@ def models_table() -> str:
 def series_table() -> str:
     """Time series of pods."""
     lines = []
-    for name, fronts in (("one process", 0), ("12 front ends, an engine", 12)):
+    for name, fronts in (("one process", 0), ("12 front ends, two engines", 12)):
         for models in (1, 3, 9):
-            series = count_series(models=models, fronts=fronts)
+            series = count_series(models=models, fronts=fronts, engines=2 if fronts else 1)
             fleets = [f"{series * pods:,}" for pods in FLEETS]
             samples = f"{series * FLEETS[-1] / ASSUMED.scrape_s:,.0f}"
             lines.append([name, f"{models}", f"{series:,}", *fleets, samples])

@@ -12,15 +12,18 @@ _TASKS: Final = tuple(TaskName)
 _OF_THE_GPU: Final = len(FIGURES) + len([INFO])
 
 
-def count_series(*, models: int, fronts: int) -> int:
+def count_series(*, models: int, fronts: int, engines: int = 1) -> int:
     """Of a pod with one GPU, before a client asks for something that has no series yet.
 
     Args:
         models: served, of the three tasks in turn.
         fronts: front end processes; 0: one process does everything.
+        engines: engine processes beside them.
     """
     names = [(_TASKS[number % len(_TASKS)], f"model-{number}") for number in range(models)]
-    processes: dict[str, Metrics] = {"engine-0": _engine(names)}
+    processes: dict[str, Metrics] = {
+        f"engine-{number}": _engine(names) for number in range(engines)
+    }
     if fronts:
         processes["supervisor"] = Metrics()
         processes |= {f"front-{number}": _front(names) for number in range(fronts)}
