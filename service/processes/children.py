@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import signal
 import socket
 import time
@@ -133,6 +134,31 @@ class Child:
         """End it at once."""
         if self.is_alive:
             self.process.kill()
+
+
+class Orphans:
+    """Front ends that have ended, children of the process that forks them.
+
+    If that one ends before them, the first process of a container, which may be this one, becomes
+    their parent: until it takes note of their end they stay as zombies.
+    """
+
+    def __init__(self) -> None:
+        self._ended: set[int] = set()
+
+    def add(self, pid: int) -> None:
+        """It has ended, or is about to."""
+        self._ended.add(pid)
+
+    def reap(self) -> None:
+        """Take note of those that are children of this process now."""
+        for pid in list(self._ended):
+            try:
+                found, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                found = pid  # somebody else's
+            if found:
+                self._ended.discard(pid)
 
 
 class Restarts:

@@ -16,7 +16,14 @@ from service.errors import EngineUnavailableError
 from service.logs import configure_logging
 from service.metrics_hub import MetricsHub
 from service.processes.administration import ChildrenAdministration
-from service.processes.children import Child, Kind, Restarts, start_engine, start_front
+from service.processes.children import (
+    Child,
+    Kind,
+    Orphans,
+    Restarts,
+    start_engine,
+    start_front,
+)
 from service.processes.layout import CONTROL, Layout
 from service.processes.listeners import open_listeners
 from service.processes.peer import Content, Peer
@@ -72,6 +79,7 @@ class _Supervisor:
         self._hub = MetricsHub()
         self._restarts = Restarts(settings.processes)
         self._children: dict[str, Child] = {}
+        self._orphans = Orphans()
         self._ended: asyncio.Future[int] | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -117,6 +125,8 @@ class _Supervisor:
     def _on_exit(self, child: Child) -> None:
         asyncio.get_running_loop().remove_reader(child.process.sentinel)
         status = child.reap()
+        if child.kind is Kind.FRONT and child.process.pid is not None:
+            self._orphans.add(child.process.pid)
         self._hub.gone(child.name)
         self._count_living()
         if self._draining is not None or self._ended is None or self._ended.done():
@@ -183,6 +193,7 @@ class _Supervisor:
         limit = self._settings.timeouts.heartbeat_s
         while True:
             await asyncio.sleep(_WATCH_S)
+            self._orphans.reap()
             for child in self._living():
                 if child.hangs_for(limit):
                     log.error("process hangs", extra={"child": child.name, "silent_s": limit})
