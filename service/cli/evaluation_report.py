@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from model.evaluation.published import Published
     from model.evaluation.run import Evaluation, Failure
     from service.backends.base import Backend
-    from service.cli.evaluate import EvaluateOptions
+    from service.cli.evaluate_options import EvaluateOptions
 
 _MOST_NAMED = 20
 
