@@ -136,8 +136,8 @@ class ProcessSettings(Section):
     """The processes of a service with front ends (`frontends` is not 0).
 
     Attributes:
-        engines: processes that compute; `auto`: two for each GPU, one on a CPU. More than there
-            are GPUs share them in turn.
+        engines: processes that compute; `auto`: two for each GPU, one where a GPU has less than
+            32 GiB, one on a CPU. More than there are GPUs share them in turn.
         picture_bytes: shared memory of one front end, for the decoded pictures it has handed over;
             taken from the system only as far as it is used.
         max_restarts: of one engine or front end within `restart_window_s`; one more ends the

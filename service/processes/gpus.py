@@ -20,6 +20,19 @@ def visible_gpus() -> tuple[str, ...]:
         return ()
 
 
+def memory_bytes(gpu: str) -> int | None:
+    """All memory of a GPU, named as `visible_gpus` does; None: the driver does not say."""
+    try:
+        pynvml.nvmlInit()
+        if gpu.isdecimal():
+            handle = pynvml.nvmlDeviceGetHandleByIndex(int(gpu))
+        else:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except pynvml.NVMLError:
+        return None
+
+
 def use_only(gpu: str) -> None:
     """Let this process see one GPU, as `cuda:0`; before torch is imported."""
     os.environ[VISIBLE] = gpu  # noqa: TID251 - CUDA's own variable, no setting of ours

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Final
 
 from service.capacity import default_frontends
-from service.processes.gpus import visible_gpus
+from service.processes.gpus import memory_bytes, visible_gpus
 from service.settings import Settings
 
 CONTROL: Final = "control.sock"
 # one interpreter feeds about a quarter of an H100 with small pictures (docs/decisions/0013)
 _ENGINES_PER_GPU: Final = 2
+# of a GPU's memory: models, their graphs and CUDA's own are there once for each engine
+_ROOM_FOR_TWO: Final = 32 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,14 @@ def plan_layout(settings: Settings) -> Layout:
     if fronts == "auto":
         fronts = default_frontends() if gpus else 0
     engines = settings.processes.engines
-    suited = max(1, _ENGINES_PER_GPU * len(gpus))
-    return Layout(fronts, suited if engines == "auto" else engines, gpus)
+    if engines == "auto":
+        engines = max(1, len(gpus) * _engines_per_gpu(gpus))
+    return Layout(fronts, int(engines), gpus)
+
+
+def _engines_per_gpu(gpus: tuple[str, ...]) -> int:
+    is_roomy = all((memory_bytes(gpu) or 0) >= _ROOM_FOR_TWO for gpu in gpus)
+    return _ENGINES_PER_GPU if is_roomy else 1
 
 
 def engine_socket(folder: Path, index: int) -> Path:
