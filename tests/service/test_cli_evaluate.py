@@ -230,7 +230,9 @@ def test_a_limit_is_a_subset_and_says_so(models: dict[TaskName, Path], folders: 
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+# what a shell starts in the background, tests for example, ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from model.evaluation import published
 from model.evaluation.journal import Journal
 from service.cli.app import main
