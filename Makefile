@@ -7,7 +7,7 @@ MINUTES ?= 9
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup serve test test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load loadtest gates soak prove-ray prove-image bench-http clean
+.PHONY: help setup serve test test-nightly test-gpu check fmt bench bench-gpu sanitize train-demo evaluate-demo screenshots docs load loadtest gates soak prove-ray prove-image bench-http clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,8 +23,11 @@ COMPUTING_SERVICE := $(patsubst %,tests/service/test_%.py,answers batch_run cli_
 COMPUTING := $(filter-out $(addsuffix /,$(TIMED) tests/data tests/__pycache__),$(wildcard tests/*/)) $(wildcard tests/test_*.py) $(COMPUTING_SERVICE)
 
 test: check  ## everything that CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(COMPUTING) $(ARGS)
-	$(BIN)/python -m pytest $(TIMED) $(addprefix --ignore=,$(COMPUTING_SERVICE)) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly" -n auto --dist worksteal $(COMPUTING) $(ARGS)
+	$(BIN)/python -m pytest -m "not nightly" $(TIMED) $(addprefix --ignore=,$(COMPUTING_SERVICE)) $(ARGS)
+
+test-nightly: $(VENV)/.dev  ## the longest tests, which `make test` leaves out
+	$(BIN)/python -m pytest -m nightly tests $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint, strict types, import contracts
 	$(BIN)/ruff format --check .

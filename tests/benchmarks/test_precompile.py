@@ -70,7 +70,7 @@ def python(program: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_moved_cache_serves_every_launch(tmp_path: Path) -> None:
     made, used = tmp_path / "made", tmp_path / "used"
     said = python(PRECOMPILE, str(made), str(used))

@@ -23,9 +23,12 @@ from loadtests.scrape import Scrape
 GATES = ("drain", "crash", "overload", "abandon", "soak", "faults", "exactness")
 
 
-# what does not differ between the forms runs in one of them; every night all run in both
-IN_BOTH = ("drain", "crash", "abandon", "faults")
-FORMS = [(gate, 0) for gate in IN_BOTH] + [(gate, 2) for gate in GATES]
+# front ends have all that one process has, and more to go wrong; every night all run in both forms
+ALONE = ("drain", "crash", "abandon", "faults")
+FORMS = [
+    *(pytest.param(gate, 0, marks=pytest.mark.nightly) for gate in ALONE),
+    *((gate, 2) for gate in GATES),
+]
 
 
 @pytest.mark.slow

@@ -16,8 +16,16 @@ from tests.model.golden_runs import (
 pytestmark = [pytest.mark.golden, pytest.mark.timeout(600)]
 
 RUNNERS = {"tensor": run_tensor_case, "taps": run_tap_case, "photo": run_photo_case}
+# the largest pictures through the largest models; smaller ones go through these every time
+NIGHTLY = {
+    "detect_base_china_800",
+    "detect_base_flower_800",
+    "detect_small_china_800",
+    "segment_base_photo_coffee",
+    "segment_small_photo_coffee",
+}
 CASES = [
-    pytest.param(kind, name, id=name)
+    pytest.param(kind, name, id=name, marks=[pytest.mark.nightly] if name in NIGHTLY else [])
     for manifest, kind, name in sorted(
         (golden.load_case(name)[0]["manifest"], kind, name)
         for kind in RUNNERS
