@@ -34,6 +34,8 @@ from service.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 _WATCH_S: Final = 0.5
+# 503 to those who waited for what will not come back
+_LAST_ANSWERS_S: Final = 2.0
 _SNAPSHOT_S: Final = 2.0
 # engines have nothing left to do by then
 _ENGINE_STOP_S: Final = 5.0
@@ -135,12 +137,21 @@ class _Supervisor:
         log.error("process ended", extra={"child": child.name, "reason": reason})
         if not child.was_ready and child.kind is Kind.ENGINE and status > 0:
             # what keeps a model from loading will keep it from loading again
-            self._end(1, f"{child.name} could not start")
+            self._give_up(f"{child.name} could not start")
         elif not self._restarts.allow(child.name):
-            self._end(1, f"{child.name} ended too often")
+            self._give_up(f"{child.name} ended too often")
         else:
             self._metrics.restarts.labels(child.kind.value, reason).inc()
             self._start(child.kind, child.index)
+
+    def _give_up(self, reason: str) -> None:
+        """End with an error, once the front ends have answered everybody who waits."""
+
+        async def end() -> None:
+            await self._end_all(Kind.FRONT, "drain", {"grace_s": 0.0}, _LAST_ANSWERS_S)
+            self._end(1, reason)
+
+        self._draining = asyncio.ensure_future(end())
 
     def _living(self) -> list[Child]:
         return [child for child in self._children.values() if child.is_alive]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as coco
@@ -29,6 +29,7 @@ def check(masks: list[NDArray[np.bool_]], hw: tuple[int, int]) -> None:
         assert rle.counts == truth["counts"].decode()
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, st.lists(st.floats(0, 1), max_size=5), st.integers(0, 2**31))
 def test_noise(height: int, width: int, shares: list[float], seed: int) -> None:
     rng = np.random.default_rng(seed)
