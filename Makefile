@@ -20,7 +20,7 @@ serve: $(VENV)/.serve  ## serve the demo models on http://127.0.0.1:8000
 # What measures time runs alone, and waits for most of it. Meanwhile, and where it leaves a core idle, what only
 # computes: at the lowest priority, so that it is never waited for.
 TIMED := tests/loadtests tests/service
-COMPUTING_SERVICE := $(patsubst %,tests/service/test_%.py,answers batch_run cli_evaluate cli_predict compiled_service overlay ranking torch_backend)
+COMPUTING_SERVICE := $(patsubst %,tests/service/test_%.py,answers batch_run cli_predict compiled_service overlay ranking torch_backend)
 COMPUTING := $(filter-out $(addsuffix /,$(TIMED) tests/data tests/__pycache__),$(wildcard tests/*/)) $(wildcard tests/test_*.py) $(COMPUTING_SERVICE)
 
 test: check  ## everything that CI runs
