@@ -191,8 +191,7 @@ def class_areas(result: Segmentation, options: AnswerOptions) -> list[ClassArea]
 def class_pixels(label_map: NDArray[np.uint8]) -> NDArray[np.int64]:
     """(256,) how many pixels have each value.
 
-    By runs of equal pixels, of which a class map has few: counting pixel by pixel takes ten times
-    as long.
+    By runs of equal pixels, of which a class map has few: counting pixel by pixel takes far longer.
     """
     flat = label_map.ravel()
     lasts = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)

@@ -9,7 +9,7 @@ from service.processes.gpus import memory_bytes, visible_gpus
 from service.settings import Settings
 
 CONTROL: Final = "control.sock"
-# one interpreter feeds about a quarter of an H100 with small pictures (docs/decisions/0013)
+# one interpreter does not feed a large GPU with small pictures (docs/decisions/0013)
 _ENGINES_PER_GPU: Final = 2
 # of a GPU's memory: models, their graphs and CUDA's own are there once for each engine
 _ROOM_FOR_TWO: Final = 32 * 1024**3
