@@ -108,12 +108,13 @@ class DeviceThread:
             waiting = [call] if call is not None else []
             while not self._calls.empty():
                 waiting += [rest] if (rest := self._calls.get()) is not None else []
+        if waiting:
+            # first, so that nobody who has this answer finds the service still called alive
+            _schedule(waiting[0].loop, self._on_crash, cause)
         for lost in waiting:
             error = EngineUnavailableError("the device failed", retry_after_s=5)
             error.__cause__ = cause
             _post(lost, lost.future.set_exception, error)
-        if waiting:
-            _schedule(waiting[0].loop, self._on_crash, cause)
 
 
 class DeviceThreads:

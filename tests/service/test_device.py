@@ -3,9 +3,11 @@
 import asyncio
 import threading
 import time
+from typing import Any
 
 import pytest
 
+from service.engine import device as device_module
 from service.engine.device import DeviceCrash, DeviceThread, DeviceThreads
 from service.errors import EngineUnavailableError
 
@@ -72,6 +74,29 @@ async def test_a_crash_answers_everyone_and_is_told_once() -> None:
     assert [str(crash) for crash in crashes] == ["lost"]
     with pytest.raises(EngineUnavailableError):
         await device.run(lambda: 1)
+    await device.stop(timeout_s=5)
+
+
+async def test_a_crash_is_told_before_anybody_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule = device_module._schedule
+
+    def schedule_and_pause(*args: Any) -> None:
+        schedule(*args)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(device_module, "_schedule", schedule_and_pause)
+    crashes: list[BaseException] = []
+    device = DeviceThread(crashes.append)
+    device.start()
+
+    def crash() -> None:
+        raise DeviceCrash("lost")
+
+    with pytest.raises(EngineUnavailableError):
+        await asyncio.wait_for(device.run(crash), timeout=5)
+    assert len(crashes) == 1
     await device.stop(timeout_s=5)
 
 
