@@ -12,10 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.report import ROOT
+from benchmarks.steps import FOLDER, Step
 
 PEERS = (
     "caformer_s18",
@@ -39,40 +39,13 @@ OTHER_CASES = ",".join(
     + [f"classify-tiny-224-b{batch}" for batch in (2, 4, 8, 16, 64, 256)]
     + [f"classify-tiny-{side}-b1" for side in (112, 384, 512)]
 )
-# stands for the folder of the results in a step's arguments
-FOLDER = "{results}"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One program with its result file and the share of the time that it may take."""
-
-    module: str
-    file: str
-    arguments: tuple[str, ...]
-    limit_s: float
-
-    def run(self, folder: Path, left_s: float) -> str:
-        """How it ended."""
-        limit = min(self.limit_s, left_s)
-        arguments = [own.replace(FOLDER, str(folder)) for own in self.arguments]
-        command = [sys.executable, "-m", self.module, "--out", str(folder / self.file)]
-        try:
-            done = subprocess.run(  # noqa: S603 - our own programs
-                [*command, *arguments], cwd=ROOT, timeout=limit, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return f"stopped after {limit:.0f} s; what it had measured is in the file"
-        return "done" if done.returncode == 0 else f"exit status {done.returncode}"
-
-
 RIVALS = "rivals-h100.json"
 MEASUREMENTS = (
     Step(
         "benchmarks.bench_rivals",
         RIVALS,
-        ("--budget-s", "0.4", "--no-eager", "--batches", "128", "--models", ",".join(PEERS)),
-        90,
+        ("--budget-s", "0.4", "--no-eager", "--batches", "128,1", "--models", ",".join(PEERS)),
+        120,
     ),
     Step(
         "benchmarks.bench_gpu",
@@ -93,7 +66,14 @@ MEASUREMENTS = (
     Step("benchmarks.golden_gpu", "golden-gpu-float16.json", (), 240),
     Step("benchmarks.endurance", "endurance-h100.json", (), 150),
     Step("benchmarks.half_precision", "half-precision-h100.json", (), 240),
-    # nothing that is served depends on it: only if time is left
+    # nothing that is served depends on these: only if time is left
+    Step("benchmarks.golden_gpu", "golden-gpu-bfloat16.json", ("--dtype", "bfloat16"), 240),
+    Step(
+        "benchmarks.half_precision",
+        "half-precision-bfloat16-h100.json",
+        ("--dtype", "bfloat16"),
+        240,
+    ),
     Step("benchmarks.batch_splits", "batch-splits-h100.json", (), 60),
 )
 
@@ -102,7 +82,7 @@ def compile_everything(limit_s: float) -> None:
     """Fill the compilers' caches; what is measured meanwhile is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         jobs = [("benchmarks.bench_gpu", "--cases", group) for group in CASE_GROUPS] + [
-            ("benchmarks.bench_rivals", "--no-eager", "--batches", "128", "--models", peer)
+            ("benchmarks.bench_rivals", "--no-eager", "--batches", "128,1", "--models", peer)
             for peer in PEERS
         ]
         running = [_start(Path(folder) / f"{i}.json", job) for i, job in enumerate(jobs)]
@@ -136,9 +116,7 @@ def main() -> None:
     deadline = time.monotonic() + args.limit_s
     compile_everything(min(150.0, args.limit_s / 3))
     for step in MEASUREMENTS:
-        left = deadline - time.monotonic()
-        how = step.run(args.out, left) if left > 10 else "not started: no time left"
-        print(f"{step.module}: {how}", flush=True)
+        print(f"{step.module}: {step.run(args.out, deadline - time.monotonic())}", flush=True)
 
 
 if __name__ == "__main__":

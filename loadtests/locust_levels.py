@@ -1,6 +1,7 @@
 """Locust against the real service: how much users get done, and what it is like below that.
 
 python -m loadtests.locust_levels --out loadtests/results/locust-cpu.json
+python -m loadtests.locust_levels --out loadtests/results/locust-h100.json --users 64 --processes 4
 
 First `--users` people without think time (closed loop), then arrivals at `--share` of the rate
 that these reached, whatever the answers do (open loop). A server of its own with the demo models,
@@ -16,10 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.report import Row, cpu_name, write_report
+from benchmarks.report import Row, cpu_name, device_name, write_report
 from loadtests.long_run import exit_on_sigterm
 from loadtests.own_server import smserve_process
 from loadtests.run_locust import run_locust
+from service.processes.gpus import visible_gpus
 
 
 class RunFailedError(RuntimeError):
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=60, help="of each part")
     parser.add_argument("--share", type=float, default=0.7)
+    parser.add_argument("--processes", type=int, default=1, help="of Locust")
     parser.add_argument("--out", type=Path, help="result file")
     parsed = parser.parse_args(arguments)
     exit_on_sigterm()
@@ -44,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def measure(case: str, *options: str) -> dict[str, Any]:
             rows.append(Row(case, "load average before", "processes", round(os.getloadavg()[0], 2)))
             usual = ["--run-time", f"{parsed.seconds}s", "--only-summary", "--max-error-ratio", "0"]
+            if parsed.processes > 1:
+                usual += ["--processes", str(parsed.processes)]
             done = run_locust(server.url, Path(folder), [*usual, *options])
             if done.status or not done.report:
                 raise RunFailedError(f"{case}: exit status {done.status}")
@@ -58,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rate = round(parsed.share * closed["rate"], 2)
         measure(f"open-{parsed.share:g}-of-closed", "--rate", str(rate))
     if parsed.out:
-        write_report(parsed.out, "locust", rows, cpu_name(), explanations=explanations)
+        # a processor is named with the cores that server and Locust shared
+        device = device_name() if visible_gpus() else cpu_name()
+        write_report(parsed.out, "locust", rows, device, explanations=explanations)
     return 0
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import all_gpu
 from benchmarks.all_gpu import (
     CASE_GROUPS,
     MEASUREMENTS,
     OTHER_CASES,
     PEERS,
-    Step,
     compile_everything,
 )
 from benchmarks.bench_gpu import select
@@ -24,19 +22,6 @@ def test_every_name_of_the_plan_exists() -> None:
     assert len(select([], [], names)) == len(names)
     assert set(PEERS) <= set(MODELS)
     assert all(importlib.util.find_spec(step.module) for step in MEASUREMENTS)
-
-
-def test_a_step_tells_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, body in {
-        "good": "",
-        "bad": "raise SystemExit(3)",
-        "slow": "import time; time.sleep(60)",
-    }.items():
-        (tmp_path / f"{name}.py").write_text(body)
-    monkeypatch.setattr(all_gpu, "ROOT", tmp_path)
-    assert Step("good", "x.json", (), 30).run(tmp_path, 30) == "done"
-    assert Step("bad", "x.json", (), 30).run(tmp_path, 30) == "exit status 3"
-    assert "stopped after 1 s" in Step("slow", "x.json", (), 30).run(tmp_path, 1)
 
 
 def test_compiling_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
