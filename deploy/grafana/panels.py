@@ -76,7 +76,8 @@ def to_json(dashboard: Dashboard) -> dict[str, Any]:
         # from each page to the others
         "links": [
             {"type": "dashboards", "title": "smserve", "tags": ["smserve"], "keepTime": True,
-             "includeVars": True, "asDropdown": False}
+             "includeVars": True, "asDropdown": False, "targetBlank": False,
+             "icon": "external link", "tooltip": "the other pages"}
         ],
         "templating": {"list": [_variable(name, of) for name, of in _VARIABLES.items()]},
         "panels": list(_placed(dashboard.panels)),
@@ -109,9 +110,6 @@ def _placed(panels: Sequence[Panel]) -> Iterator[dict[str, Any]]:
 
 
 def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
-    custom: dict[str, Any] = {"fillOpacity": 10, "showPoints": "never", "spanNulls": False}
-    if panel.stacked:
-        custom |= {"stacking": {"mode": "normal"}, "fillOpacity": 60}
     return {
         "id": number,
         "type": panel.kind,
@@ -120,11 +118,7 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "datasource": DATASOURCE,
         "gridPos": place,
         "fieldConfig": {
-            "defaults": {
-                "unit": panel.unit,
-                "min": 0,
-                "custom": custom if panel.kind == "timeseries" else {},
-            },
+            "defaults": {"unit": panel.unit, "min": 0, "custom": _custom(panel)},
             "overrides": [],
         },
         "options": _options(panel),
@@ -143,12 +137,32 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
     }
 
 
+def _custom(panel: Panel) -> dict[str, Any]:
+    """How a field is drawn, by the kind of panel."""
+    if panel.kind == "stat":
+        return {}
+    if panel.kind == "table":
+        return {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False}
+    lines = {"fillOpacity": 10, "showPoints": "never", "spanNulls": False}
+    return lines | ({"stacking": {"mode": "normal"}, "fillOpacity": 60} if panel.stacked else {})
+
+
 def _options(panel: Panel) -> dict[str, Any]:
     if panel.kind == "stat":
-        return {"reduceOptions": {"calcs": ["lastNotNull"]}, "graphMode": "area"}
+        return {
+            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "graphMode": "area",
+            "colorMode": "value",
+            "textMode": "auto",
+            "justifyMode": "auto",
+            "orientation": "auto",
+            "wideLayout": True,
+            "showPercentChange": False,
+            "percentChangeColorMode": "standard",
+        }
     if panel.kind == "table":
-        return {"showHeader": True}
+        return {"showHeader": True, "frameIndex": 0}
     return {
-        "legend": {"displayMode": "list", "placement": "bottom"},
+        "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
