@@ -23,6 +23,13 @@ Answer = dict[str, Any] | list[dict[str, Any]]
 _SCORE_DIGITS = 6
 _PIXEL_DIGITS = 3
 _MILLISECOND_DIGITS = 3
+# of PNGs: a row of few areas is that above it, and the rest runs of one value. A third of the time
+# that the usual filter and a search for repetitions take, and fewer bytes.
+_FLAT_AREAS = (
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+)
 
 
 class UnsupportedFormatError(ValueError):
@@ -211,8 +218,7 @@ def label_map_png(result: Segmentation) -> bytes:
 
 
 def _grey_png(pixels: NDArray[np.uint8]) -> bytes:
-    # Low compression: flat areas shrink just as well and it is several times faster.
-    done, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 2])
+    done, encoded = cv2.imencode(".png", pixels, _FLAT_AREAS)
     if not done:
         raise ValueError(f"cannot write a PNG of shape {pixels.shape}")
     return bytes(encoded.tobytes())
