@@ -57,8 +57,9 @@ STEPS: Final[Mapping[str, Step]] = {
     ),
     "one-engine": _http(
         "one-engine-h100.json",
-        "--engines 1 --tasks detect --peers '' --skip bare,open,multi --connections 64,128",
-        limit_s=85,
+        "--engines 1 --tasks detect,segment,classify --peers '' --skip bare,open,multi "
+        "--connections 64,128",
+        limit_s=150,
     ),
     "decode": _other("decode-h100.json", "bench_decode", "--seconds 1.5", limit_s=45),
     "litserve-4": _http(

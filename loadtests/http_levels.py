@@ -13,6 +13,7 @@ from loadtests.generator.processes import ProcessWatch
 from loadtests.generator.recorder import KeptAnswer, LoadResult
 from loadtests.generator.run import run_load
 from loadtests.generator.tables import load_rows
+from loadtests.machine_watch import MachineWatch
 from loadtests.scrape import Scrape, mean_between, scrape
 from model.config import TaskName
 from service.telemetry import STAGES
@@ -32,11 +33,13 @@ def measure_level(
 ) -> tuple[LoadResult, list[Row]]:
     """Run a plan and describe it, with the CPU time of the server's processes.
 
+    How busy cores and GPUs are is told of the whole level, its warm-up included.
+
     Raises:
         NoAnswerError: not one request was answered with 2xx.
     """
     plan = replace(plan, urls=(url,))
-    with ProcessWatch(pid) as watch:
+    with ProcessWatch(pid) as watch, MachineWatch() as machine:
         result = run_load(plan, payloads)
     if not result.images:
         raise NoAnswerError(f"{case}: {result.statuses}, {dict(result.errors)}")
@@ -44,7 +47,7 @@ def measure_level(
     images = result.requests * payloads[0].images
     for title, seconds in sorted(watch.cpu_s().items()):
         rows.append(Row(case, f"cpu of {title}", "ms/image", round(1e3 * seconds / images, 4)))
-    return result, rows
+    return result, [*rows, *machine.rows(case)]
 
 
 def measure_own_level(
