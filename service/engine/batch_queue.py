@@ -107,16 +107,25 @@ class BatchQueue(Generic[ItemT, ResultT]):
         return True
 
     def take(
-        self, now: float, max_age_s: float, is_live: Callable[[Entry[ItemT, ResultT]], bool]
+        self,
+        now: float,
+        max_age_s: float,
+        is_live: Callable[[Entry[ItemT, ResultT]], bool],
+        most: Callable[[BatchKey, int], int],
     ) -> list[Entry[ItemT, ResultT]]:
-        """The next batch, empty if nothing in its bucket was live."""
+        """The next batch, empty if nothing in its bucket was live.
+
+        Args:
+            most: how many images to take of so many that could be in one batch.
+        """
         bucket = self._choose(now, max_age_s)
         if bucket is None:
             return []
+        wanted = most(bucket.key, min(bucket.images, bucket.cap))
         batch: list[Entry[ItemT, ResultT]] = []
         for urgency in Urgency:
             lane = bucket.lanes[urgency]
-            while lane and len(batch) < bucket.cap:
+            while lane and len(batch) < wanted:
                 entry, _ = lane.popitem(last=False)
                 self._count(bucket, urgency, -1)
                 if is_live(entry):

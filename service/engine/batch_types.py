@@ -35,7 +35,7 @@ class BatchLimits:
 
     Attributes:
         max_age_s: what has waited longer goes before everything else.
-        batch_sizes: a batch that is cut short gets the largest of these that fits; none: any size.
+        batch_sizes: a batch is filled up to the next of these; none: any size is computed as it is.
     """
 
     max_batch_images: int
@@ -57,13 +57,16 @@ class BatchLimits:
             most = min(most, memory_cap)
         return max((size for size in self.batch_sizes if size <= most), default=max(1, most))
 
+    def computed_as(self, images: int) -> int:
+        """Images that a batch of `images` is filled up to."""
+        return min((size for size in self.batch_sizes if size >= images), default=images)
+
     def half(self, images: int) -> int:
         """The next smaller batch to try, at least 1, where `images` did not fit into memory.
 
-        A batch is computed as the next of `batch_sizes`, so it is that size that did not fit.
+        It is the size that it was computed as that did not fit.
         """
-        computed = min((size for size in self.batch_sizes if size >= images), default=images)
-        most = max(1, min(computed // 2, images - 1))
+        most = max(1, min(self.computed_as(images) // 2, images - 1))
         return max((size for size in self.batch_sizes if size <= most), default=most)
 
 

@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from service.engine.base import Priority
 from service.engine.batch_queue import BatchQueue, Entry
+from service.engine.batch_sizing import BatchSizing
 from service.engine.batch_types import BatchKey, BatchLimits, BatchObserver, BatchRunner, Served
 from service.engine.pipeline import Pipeline, fail
 from service.errors import (
@@ -50,12 +51,14 @@ class Batcher(Generic[ItemT, ResultT]):
         self._observer = observer
         self._clock = clock
         self._queue: BatchQueue[ItemT, ResultT] = BatchQueue(self.batch_cap)
+        self._sizing = BatchSizing()
         self._changed = asyncio.Event()
         self._pipeline: Pipeline[ItemT, ResultT] = Pipeline(
             runner,
             observer,
             clock,
             half=lambda images: self.limits.half(images),
+            on_time=self.learn,
             on_change=self._changed.set,
             on_memory_cap=self._queue.apply_caps,
         )
@@ -130,6 +133,10 @@ class Batcher(Generic[ItemT, ResultT]):
     def batch_cap(self, key: BatchKey) -> int:
         """Most images of a batch."""
         return self.limits.cap(key, memory_cap=self._pipeline.memory_caps.get(key))
+
+    def learn(self, key: BatchKey, images: int, seconds: float) -> None:
+        """A batch of so many images took so long on the device."""
+        self._sizing.observe(key, self.limits.computed_as(images), seconds)
 
     def memory_caps(self) -> Mapping[BatchKey, int]:
         """Most images of a batch where more did not fit into the device's memory."""
@@ -222,4 +229,9 @@ class Batcher(Generic[ItemT, ResultT]):
 
     def _take(self) -> list[Entry[ItemT, ResultT]]:
         """The next batch; expired and abandoned entries are dropped on the way."""
-        return self._queue.take(self._clock(), self.limits.max_age_s, self._pipeline.is_live)
+        return self._queue.take(
+            self._clock(),
+            self.limits.max_age_s,
+            self._pipeline.is_live,
+            lambda key, images: self._sizing.best(key, images, self.limits.batch_sizes),
+        )

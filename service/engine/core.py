@@ -250,6 +250,9 @@ class EngineCore:
             batch_cap=lambda shape: self._batcher.batch_cap(
                 BatchKey(spec.name, shape, entry.loading)
             ),
+            learn=lambda shape, images, seconds: self._batcher.learn(
+                BatchKey(spec.name, shape, entry.loading), images, seconds
+            ),
             tell=self._tell,
         )
         self._metrics.warm_up_seconds.labels(spec.task, spec.name).set(seconds)

@@ -47,6 +47,7 @@ class Pipeline(Generic[ItemT, ResultT]):
 
     Args:
         half: most images of a batch where so many did not fit into memory.
+        on_time: told how many seconds of the device a batch of so many images took.
         on_change: called when there is room for another batch.
         on_memory_cap: called when `memory_caps` has changed.
 
@@ -62,6 +63,7 @@ class Pipeline(Generic[ItemT, ResultT]):
         clock: Callable[[], float],
         *,
         half: Callable[[int], int],
+        on_time: Callable[[BatchKey, int, float], None],
         on_change: Callable[[], None],
         on_memory_cap: Callable[[], None],
     ) -> None:
@@ -69,6 +71,7 @@ class Pipeline(Generic[ItemT, ResultT]):
         self._observer = observer
         self._clock = clock
         self._half = half
+        self._on_time = on_time
         self._on_change = on_change
         self._on_memory_cap = on_memory_cap
         self.memory_caps: dict[BatchKey, int] = {}
@@ -198,6 +201,7 @@ class Pipeline(Generic[ItemT, ResultT]):
     ) -> None:
         key = batch[0].key
         self.throughput.observe(key.model, key.pixels * len(batch), elapsed)
+        self._on_time(key, len(batch), elapsed)
         self._observer.batch_done(key, len(batch))
         for entry, result in zip(batch, results, strict=True):
             if not entry.future.done():

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ async def warm_up(
     pool: CpuPool,
     device: DeviceThread,
     batch_cap: Callable[[tuple[int, int]], int],
+    learn: Callable[[tuple[int, int], int, float], None],
     tell: Callable[[str], None],
 ) -> float:
     """Every batch size that can occur, then one picture from end to end.
@@ -29,6 +31,7 @@ async def warm_up(
 
     Args:
         batch_cap: height and width of the network's input -> most images of a batch.
+        learn: told height and width, and of each batch size the seconds it takes the device.
         tell: called with the state of things, for people.
 
     Returns:
@@ -46,6 +49,9 @@ async def warm_up(
         most = batch_cap(prepared.shape)
         sizes = [size for size in backend.warm_up_batches if size <= most]
         await _warm_batches(backend, spec.name, sizes, device, tell)
+        for size in sizes if len(sizes) > 1 else ():
+            seconds = await device.run(partial(_time_batch, backend, prepared, size))
+            learn(prepared.shape, size, seconds)
     params = [DEFAULT_PARAMS[spec.task]]
     raw = await device.run(lambda: backend.infer(backend.stage([prepared], params)))
     await pool.run(backend.finish, raw[0], prepared)
@@ -70,3 +76,15 @@ async def _warm_batches(
                 f"{name} does not fit into GPU memory at {size} images a batch; lower "
                 f"batch.max_images or gpu.warm_up_batches, or serve fewer models: {exc}"
             ) from exc
+
+
+def _time_batch(backend: Backend, prepared: Any, size: int) -> float:
+    """Seconds of a batch that is on the device; the better of two runs."""
+    params = [DEFAULT_PARAMS[backend.spec.task]] * size
+    runs = []
+    for _ in range(2):
+        staged = backend.stage([prepared] * size, params)
+        started = time.perf_counter()
+        backend.infer(staged)
+        runs.append(time.perf_counter() - started)
+    return min(runs)
