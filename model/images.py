@@ -36,6 +36,12 @@ _DAMAGE: Final = (
     AttributeError,
     RuntimeError,
 )
+_QUICK_PIXELS: Final = 1 << 20
+_QUICK_BYTES: Final = 1 << 19
+# JPEG markers that begin a frame; all but the first are rare, or progressive
+_BASELINE: Final = 0xC0
+_MOST_SEGMENTS: Final = 100
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SIGNATURES: Final = (
     (b"%PDF", "PDF"),
     (b"<svg", "SVG"),
@@ -114,6 +120,29 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     except (ValueError, MemoryError):
         return None
     return int(height), int(width)
+
+
+def is_quick_jpeg(data: bytes) -> bool:
+    """Whether `decode_rgb` takes a few milliseconds at most, and nothing in the file makes it more.
+
+    A progressive file may hold many scans, each of which goes over the whole picture.
+    """
+    size = jpeg_size(data) if len(data) <= _QUICK_BYTES else None
+    if size is None or size[0] * size[1] > _QUICK_PIXELS:
+        return False
+    return _frame_marker(data) == _BASELINE
+
+
+def _frame_marker(data: bytes) -> int | None:
+    """The first marker of a JPEG that begins a frame; None: not among the first segments."""
+    at = 2
+    for _ in range(_MOST_SEGMENTS):
+        if data[at : at + 1] != b"\xff" or at + 4 > len(data):
+            break
+        if data[at + 1] in _FRAMES:
+            return data[at + 1]
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
 
 
 def decode_rgb(

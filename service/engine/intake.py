@@ -16,6 +16,7 @@ from model.images import (
     UnsupportedImageError,
     check_size,
     decode_rgb,
+    is_quick_jpeg,
     jpeg_size,
     read_header,
 )
@@ -130,6 +131,7 @@ class Intake:
         *,
         out: NDArray[np.uint8] | None = None,
         release: Callable[[], None] = lambda: None,
+        at_once: bool = False,
     ) -> PlacedT:
         """Decode on the pool what is not pixels yet; to be called within a `turn`.
 
@@ -137,10 +139,17 @@ class Intake:
             place: what becomes of (H, W, 3) uint8, upright; called on the thread that decoded.
             out: where pixels may be written, see `decode_rgb`.
             release: called if nothing comes of it, when `place` can no longer be running.
+            at_once: without the pool, if that takes little and no other image could have that time.
 
         Raises:
             ImageDecodeError: and its siblings of `model.images`.
         """
+        if at_once and self.images.held == 1 and isinstance(image, bytes) and is_quick_jpeg(image):
+            try:
+                return self._decode(image, place, out)
+            except BaseException:
+                release()
+                raise
         return await self._pool.run_with(release, self._decode, image, place, out)
 
     def _decode(

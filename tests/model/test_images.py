@@ -14,6 +14,7 @@ from model.images import (
     ImageTooLargeError,
     UnsupportedImageError,
     decode_rgb,
+    is_quick_jpeg,
     read_header,
 )
 from tests.model import golden
@@ -214,3 +215,25 @@ def test_mutated_files_never_surprise() -> None:
         assert pixels.dtype == np.uint8
         assert pixels.ndim == 3
         assert pixels.shape[2] == 3
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_quick"),
+    [
+        (encode(gradient(), "JPEG"), True),
+        (encode(gradient(1024, 1024), "JPEG"), True),
+        (encode(gradient(1024, 1025), "JPEG"), False),
+        (encode(gradient(), "JPEG", progressive=True), False),
+        (encode(noise(700, 700), "JPEG", quality=100), False),
+        (encode(gradient(), "PNG"), False),
+        (encode(gradient(), "JPEG")[:100], False),
+        (b"", False),
+    ],
+    ids=["small", "a million", "more", "progressive", "many bytes", "PNG", "truncated", "empty"],
+)
+def test_which_files_are_quick(data: bytes, is_quick: bool) -> None:
+    assert is_quick_jpeg(data) is is_quick

@@ -1,0 +1,97 @@
+"""Where pictures are decoded."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.config import InputConfig, ModelSpec, TaskName
+from model.images import ImageDecodeError
+from service.engine.intake import Intake
+from service.pool import CpuPool
+from service.settings import Settings
+from service.telemetry import Metrics
+from tests.service.pictures import jpeg, png
+
+pytestmark = pytest.mark.anyio
+SPEC = ModelSpec(
+    name="m",
+    task=TaskName.CLASSIFY,
+    variant="demo",
+    class_names=("a",),
+    input=InputConfig(short=8, crop=8),
+    demo=True,
+)
+
+
+class Bench:
+    """An intake, and what became of its pictures."""
+
+    def __init__(self) -> None:
+        self.pool = CpuPool(1)
+        self.intake = Intake(Settings(_env_file=None), self.pool, Metrics(), max_images=10)
+        self.threads: list[str] = []
+        self.num_released = 0
+
+    def place(self, rgb: NDArray[np.uint8]) -> tuple[int, ...]:
+        self.threads.append(threading.current_thread().name)
+        return rgb.shape
+
+    def release(self) -> None:
+        self.num_released += 1
+
+    async def decode(self, data: bytes, *, at_once: bool = True) -> tuple[int, ...]:
+        with self.intake.admitted(SPEC, "", retry_after_s=lambda: 1):
+            return await self.intake.decode(data, self.place, release=self.release, at_once=at_once)
+
+
+async def test_a_quick_picture_that_is_alone_needs_no_thread() -> None:
+    bench = Bench()
+    assert await bench.decode(jpeg(64, 48)) == (48, 64, 3)
+    assert bench.threads == [threading.current_thread().name]
+    assert not bench.num_released
+    bench.pool.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "at_once"),
+    [(png(), True), (jpeg(progressive=True), True), (jpeg(), False)],
+    ids=["another kind", "progressive", "not wanted"],
+)
+async def test_others_go_to_the_pool(data: bytes, at_once: bool) -> None:
+    bench = Bench()
+    await bench.decode(data, at_once=at_once)
+    assert bench.threads[0].startswith("smserve-pool")
+    bench.pool.close()
+
+
+async def test_a_picture_in_company_goes_to_the_pool() -> None:
+    bench = Bench()
+    with bench.intake.admitted(SPEC, "", retry_after_s=lambda: 1):
+        await asyncio.gather(*(bench.decode(jpeg()) for _ in range(3)))
+    assert all(name.startswith("smserve-pool") for name in bench.threads)
+    bench.pool.close()
+
+
+@pytest.mark.parametrize("data", [jpeg()[:-200], b"nothing"])
+async def test_what_cannot_be_decoded_is_given_back_once(data: bytes) -> None:
+    bench = Bench()
+    with pytest.raises(ImageDecodeError):
+        await bench.decode(data)
+    assert bench.num_released == 1
+    bench.pool.close()
+
+
+async def test_what_cannot_be_placed_is_given_back_once() -> None:
+    bench = Bench()
+
+    def fail(rgb: NDArray[np.uint8]) -> tuple[int, ...]:
+        raise ValueError("no room")
+
+    bench.place = fail  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="no room"):
+        await bench.decode(jpeg())
+    assert bench.num_released == 1
+    bench.pool.close()
