@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ FOLDER: Final = "{results}"
 # programs with servers of their own stop these after SIGTERM
 _TIDY_UP_S: Final = 20.0
 _LEAST_S: Final = 10.0
+_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Step:
         before: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
         log: Path | None = None,
+        stop: threading.Event | None = None,
     ) -> str:
         """How it ended.
 
@@ -54,6 +57,7 @@ class Step:
             before: the command that the program is an argument of, such as `taskset`.
             variables: of the environment, besides this process's own.
             log: its output; None: this process's.
+            stop: ends it early when set.
         """
         if left_s < self.least_s:
             return "not started: no time left"
@@ -68,20 +72,31 @@ class Step:
                 env={**os.environ, **(variables or {})},  # noqa: TID251 - passed on, not read
                 stdout=output if log else None,
                 stderr=subprocess.STDOUT if log else None,
-                start_new_session=True,
+                process_group=0,
             )
             try:
-                status = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                return f"stopped after {limit:.0f} s; what it had measured is in the file"
+                status = _wait(process, started + limit, stop)
             finally:
                 _end(process)
         took = f"{time.monotonic() - started:.0f} s"
+        if status is None:
+            return f"stopped after {took}; what it had measured is in the file"
         return f"done in {took}" if status == 0 else f"exit status {status} after {took}"
 
 
+def _wait(
+    process: "subprocess.Popen[bytes]", deadline: float, stop: threading.Event | None
+) -> int | None:
+    """The exit status; None: it still runs."""
+    while (status := process.poll()) is None and time.monotonic() < deadline:
+        if stop is not None and stop.is_set():
+            break
+        time.sleep(_POLL_S)
+    return status
+
+
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a program that still runs, and whatever is left of its session."""
+    """Stop a program that still runs, and whatever is left of its process group."""
     if process.poll() is None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):  # the signal below cannot be ignored

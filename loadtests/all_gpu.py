@@ -117,6 +117,7 @@ class Run:
         self._deadline = time.monotonic() + limit_s
         self._tell = Steps()
         self._lock = threading.Lock()
+        self._stop = threading.Event()
 
     def all(self, steps: Mapping[str, Step], lanes: tuple[Lane, ...], whole: Lane) -> None:
         """Those of one GPU side by side, then the others one after another on `whole`."""
@@ -127,15 +128,19 @@ class Run:
                 self._one(name, steps[name], lane)
 
         with ThreadPoolExecutor(len(lanes)) as pool:
-            for done in [pool.submit(work, lane) for lane in lanes]:
-                done.result()
+            try:
+                for done in [pool.submit(work, lane) for lane in lanes]:
+                    done.result()
+            except BaseException:  # a signal: the lanes would go on
+                self._stop.set()
+                raise
         for name, step in steps.items():
             if step.gpus > 1:
                 self._one(name, step, whole)
 
     def _next(self, waiting: deque[str]) -> str | None:
         with self._lock:
-            return waiting.popleft() if waiting else None
+            return waiting.popleft() if waiting and not self._stop.is_set() else None
 
     def _one(self, name: str, step: Step, lane: Lane) -> None:
         where = f"GPU {','.join(lane.gpus)}"
@@ -150,6 +155,7 @@ class Run:
             before=lane.command,
             variables=lane.variables,
             log=self._logs / f"{name}.log",
+            stop=self._stop,
         )
         self._tell(f"{name}: {how}")
 

@@ -1,6 +1,7 @@
 """Programs of a long measurement end, and leave nothing running."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def test_a_program_can_tidy_up(folder: Path) -> None:
     log = folder / "log"
     Step("orderly", "x.json", (), 2, least_s=0).run(folder, 30, log=log)
     assert log.read_text() == "started\ntidied up\n"
+
+
+def test_a_program_is_stopped_early(folder: Path) -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    started = time.monotonic()
+    assert Step("slow", "x.json", (), 30).run(folder, 30, stop=stop).startswith("stopped after")
+    assert time.monotonic() - started < 10
 
 
 def test_a_deaf_program_ends_with_its_children(

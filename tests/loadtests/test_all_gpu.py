@@ -1,13 +1,18 @@
 """The plan of a whole measurement over HTTP, without a GPU."""
 
 import importlib.util
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.report import ROOT
 from benchmarks.steps import Step
 from loadtests.all_gpu import STEPS, Lane, Run, lanes_of
 from loadtests.peers.start import PEERS
@@ -76,3 +81,34 @@ def test_what_needs_more_gpus_is_left_out(
     steps = [Step("x", "a", (), 30), Step("x", "both", (), 30, gpus=2)]
     assert run_all(steps, ("0",), tmp_path, monkeypatch) == [("a", "0")]
     assert "both: not started: needs 2 GPUs" in capsys.readouterr().out
+
+
+SIGNALLED = """
+import sys
+from pathlib import Path
+from benchmarks import steps
+from benchmarks.report import ROOT
+from benchmarks.steps import Step
+from loadtests import all_gpu
+
+steps.ROOT = Path(sys.argv[1])
+all_gpu.STEPS = {name: Step("slow", f"{name}.json", (), 60) for name in "abc"}
+all_gpu.visible_gpus = lambda: ("0", "1")
+sys.argv[1:] = ["--out", sys.argv[1], "--logs", sys.argv[1], "--only", "a,b,c"]
+sys.exit(all_gpu.main())
+"""
+
+
+def test_sigterm_ends_all_lanes(tmp_path: Path) -> None:
+    slow = "import pathlib, os, time; pathlib.Path(f'{os.getpid()}.pid').touch(); time.sleep(60)"
+    (tmp_path / "slow.py").write_text(slow)
+    with subprocess.Popen(  # noqa: S603 - the program above
+        [sys.executable, "-c", SIGNALLED, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL
+    ) as program:
+        deadline = time.monotonic() + 60
+        while len(pids := list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        program.terminate()
+        assert program.wait(timeout=30) == 128 + signal.SIGTERM
+    assert len(pids) == len(list(tmp_path.glob("*.pid"))) == 2, "the third one was not started"
+    assert not any(Path(f"/proc/{path.stem}").exists() for path in pids)
