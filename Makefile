@@ -47,6 +47,7 @@ bench: $(VENV)/.dev  ## CPU benchmarks; results go to benchmarks/results
 
 test-gpu: $(VENV)/.dev  ## what needs a GPU: marked tests, every kernel against float64, reference cases
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/python -m pytest tests/kernels/test_inference_kernels.py tests/kernels/test_label_map.py $(ARGS)
 	$(BIN)/python -m benchmarks.kernel_matrix
 	$(BIN)/python -m benchmarks.golden_gpu --out benchmarks/results/golden-gpu-float16.json
 

@@ -1,9 +1,11 @@
 """Everything that is measured on a GPU, in the order of importance, when GPU minutes are scarce.
 
 python -m benchmarks.all_gpu [--limit-s 540] [--out benchmarks/results]
+python -m benchmarks.all_gpu --only compare-kernels,golden-gpu-bfloat16 --compiled
 
 Triton and Inductor compile on the processor, for minutes: first all programs run side by side with
-a tiny budget, which fills their caches; then they run one after the other and measure.
+a tiny budget, which fills their caches; then they run one after the other and measure. `--compiled`
+leaves that out, e.g. where `benchmarks.precompile` has filled Triton's.
 """
 
 import argparse
@@ -78,6 +80,11 @@ MEASUREMENTS = (
 )
 
 
+def chosen(beginnings: str) -> list[Step]:
+    """The steps whose result file begins so; without a beginning all."""
+    return [step for step in MEASUREMENTS if step.file.startswith(tuple(beginnings.split(",")))]
+
+
 def compile_everything(limit_s: float) -> None:
     """Fill the compilers' caches; what is measured meanwhile is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
@@ -112,10 +119,13 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     parser.add_argument("--limit-s", type=float, default=540.0)
+    parser.add_argument("--only", default="", help="beginnings of result files, commas between")
+    parser.add_argument("--compiled", action="store_true", help="all caches are filled")
     args = parser.parse_args()
     deadline = time.monotonic() + args.limit_s
-    compile_everything(min(150.0, args.limit_s / 3))
-    for step in MEASUREMENTS:
+    if not args.compiled:
+        compile_everything(min(150.0, args.limit_s / 3))
+    for step in chosen(args.only):
         print(f"{step.module}: {step.run(args.out, deadline - time.monotonic())}", flush=True)
 
 

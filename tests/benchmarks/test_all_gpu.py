@@ -11,6 +11,7 @@ from benchmarks.all_gpu import (
     MEASUREMENTS,
     OTHER_CASES,
     PEERS,
+    chosen,
     compile_everything,
 )
 from benchmarks.bench_gpu import select
@@ -22,6 +23,16 @@ def test_every_name_of_the_plan_exists() -> None:
     assert len(select([], [], names)) == len(names)
     assert set(PEERS) <= set(MODELS)
     assert all(importlib.util.find_spec(step.module) for step in MEASUREMENTS)
+
+
+def test_steps_are_chosen_by_their_files() -> None:
+    assert chosen("") == list(MEASUREMENTS)
+    files = [step.file for step in chosen("half-precision,compare-kernels")]
+    assert files == [
+        "compare-kernels-h100.json",
+        "half-precision-h100.json",
+        "half-precision-bfloat16-h100.json",
+    ]
 
 
 def test_compiling_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
