@@ -23,8 +23,8 @@ Answer = dict[str, Any] | list[dict[str, Any]]
 _SCORE_DIGITS = 6
 _PIXEL_DIGITS = 3
 _MILLISECOND_DIGITS = 3
-# of PNGs: a row of few areas is that above it, and the rest runs of one value. A third of the time
-# that the usual filter and a search for repetitions take, and fewer bytes.
+# of PNGs: a row of few areas is that above it, and the rest runs of one value. Quicker than the
+# usual filter and a search for repetitions, and fewer bytes.
 _FLAT_AREAS = (
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),

@@ -149,7 +149,7 @@ class RemoteEngine:
         def release() -> None:
             self._arena.give_back(slot)
 
-        # a client alone waits a tenth less for its answer without the way to a thread and back
+        # a client that is alone is spared the way to a thread and back
         hw = await self._intake.decode(image, place, out=out, release=release, at_once=True)
         return slot, hw
 
