@@ -15,6 +15,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = "import sys; from service.cli.app import main; sys.argv = ['smserve', 'serve']; main()"
+_READY_IN_A_ROW = 8
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,17 @@ def service_process(*, is_awaited: bool = True, **settings: str) -> Iterator[Ser
 
 
 def _wait_until_ready(service: ServiceProcess) -> None:
-    deadline = time.monotonic() + 60
+    """Until it says so many times in a row: each connection may come to another front end."""
+    deadline, in_a_row = time.monotonic() + 60, 0
     while time.monotonic() < deadline:
         assert service.process.poll() is None, service.log()
         try:
-            if httpx.get(f"{service.url}/readyz").status_code == 200:
-                return
+            is_ready = httpx.get(f"{service.url}/readyz").status_code == 200
         except httpx.TransportError:
-            pass
-        time.sleep(0.05)
+            is_ready = False
+        in_a_row = in_a_row + 1 if is_ready else 0
+        if in_a_row == _READY_IN_A_ROW:
+            return
+        if not is_ready:
+            time.sleep(0.05)
     raise TimeoutError("the service did not become ready")

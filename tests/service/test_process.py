@@ -32,9 +32,10 @@ def post(service: ServiceProcess, content: bytes = b"", path: str = "/classify")
 
 def wait_for_inflight(service: ServiceProcess, number: int) -> None:
     wanted = f'smserve_inflight_requests{{task="classify"}} {float(number)}'
-    deadline = time.monotonic() + 10
-    while wanted not in httpx.get(f"{service.url}/metrics").text:
-        assert time.monotonic() < deadline, f"never saw {number} requests in flight"
+    deadline = time.monotonic() + 15
+    while wanted not in (text := httpx.get(f"{service.url}/metrics").text):
+        seen = [line for line in text.splitlines() if line.startswith("smserve_requests_total")]
+        assert time.monotonic() < deadline, f"never saw {number} requests in flight; done: {seen}"
         time.sleep(0.01)
 
 
@@ -87,7 +88,9 @@ def test_a_second_sigterm_ends_at_once(serve: Serve) -> None:
         assert service.process.poll() is None
         service.process.send_signal(signal.SIGTERM)
         assert service.wait(3) == 128 + signal.SIGTERM
-        assert isinstance(lost.exception(), httpx.TransportError)
+        # a front end may outlive its engine for long enough to say that it is gone
+        broken = isinstance(lost.exception(), httpx.TransportError)
+        assert broken or lost.result().status_code == 503
 
 
 def test_sigterm_before_the_start_is_not_lost(tmp_path: Path) -> None:
