@@ -47,7 +47,7 @@ def test_sigterm_answers_what_is_in_flight_and_exits_0(serve: Serve) -> None:
         posts = [clients.submit(post, service) for _ in range(6)]
         wait_for_inflight(service, 6)
         service.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while (ready := httpx.get(f"{service.url}/readyz")).status_code == 200:
             assert time.monotonic() < deadline
         assert ready.status_code == 503
@@ -87,7 +87,7 @@ def test_a_second_sigterm_ends_at_once(serve: Serve) -> None:
         time.sleep(0.3)
         assert service.process.poll() is None
         service.process.send_signal(signal.SIGTERM)
-        assert service.wait(3) == 128 + signal.SIGTERM
+        assert service.wait(10) == 128 + signal.SIGTERM
         # a front end may outlive its engine for long enough to say that it is gone
         broken = isinstance(lost.exception(), httpx.TransportError)
         assert broken or lost.result().status_code == 503
