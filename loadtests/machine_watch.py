@@ -12,7 +12,7 @@ import psutil
 import pynvml
 
 from benchmarks.report import Row
-from service.processes.gpus import visible_gpus
+from service.processes.gpus import driver_handle, visible_gpus
 
 # the driver's own figure covers a sixth of a second at least
 _EVERY_S: Final = 0.1
@@ -29,8 +29,7 @@ class MachineWatch:
         self._cores = sorted(os.sched_getaffinity(0))
         self._gpus: dict[str, Any] = {}
         with suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            self._gpus = {name: _handle(name) for name in visible_gpus()}
+            self._gpus = {name: driver_handle(name) for name in visible_gpus()}
         self._shares: dict[str, list[float]] = {name: [] for name in self._gpus}
         self._ended = threading.Event()
         self._sampling = threading.Thread(target=self._sample, daemon=True)
@@ -66,12 +65,6 @@ class MachineWatch:
                 with suppress(pynvml.NVMLError):  # not every GPU has this figure
                     share = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
                     self._shares[name].append(share)
-
-
-def _handle(name: str) -> Any:
-    if name.isdecimal():
-        return pynvml.nvmlDeviceGetHandleByIndex(int(name))
-    return pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def _busy_s(cores: Sequence[int]) -> float:

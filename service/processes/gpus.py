@@ -1,7 +1,7 @@
 """Which GPUs there are, without starting CUDA in this process."""
 
 import os
-from typing import Final
+from typing import Any, Final
 
 import pynvml
 
@@ -20,15 +20,22 @@ def visible_gpus() -> tuple[str, ...]:
         return ()
 
 
+def driver_handle(gpu: str) -> Any:
+    """The driver's own object for a GPU, named as `visible_gpus` does.
+
+    Raises:
+        pynvml.NVMLError: there is no driver, or no such GPU.
+    """
+    pynvml.nvmlInit()
+    if gpu.isdecimal():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(gpu))
+    return pynvml.nvmlDeviceGetHandleByUUID(gpu)
+
+
 def memory_bytes(gpu: str) -> int | None:
     """All memory of a GPU, named as `visible_gpus` does; None: the driver does not say."""
     try:
-        pynvml.nvmlInit()
-        if gpu.isdecimal():
-            handle = pynvml.nvmlDeviceGetHandleByIndex(int(gpu))
-        else:
-            handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
-        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(driver_handle(gpu)).total)
     except pynvml.NVMLError:
         return None
 
