@@ -133,7 +133,7 @@ class Intake:
         release: Callable[[], None] = lambda: None,
         at_once: bool = False,
     ) -> PlacedT:
-        """Decode on the pool what is not pixels yet; to be called within a `turn`.
+        """Decode what is not pixels yet, as a rule on the pool; to be called within a `turn`.
 
         Args:
             place: what becomes of (H, W, 3) uint8, upright; called on the thread that decoded.
