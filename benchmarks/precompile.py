@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for the H100 on a machine without a GPU, into a cache to carry.
 
-python -m benchmarks.precompile --out DIR [--processes 2] [--what models,matrix,references]
+python -m benchmarks.precompile --out DIR [--processes 2] [--what models,matrix]
     [--moved-to DIR_WHEN_USED] [--no-launchers] [--prune]
 
 Compiling takes minutes that a rented GPU, or the start of a container, need not wait for. With

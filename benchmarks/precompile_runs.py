@@ -17,7 +17,7 @@ from benchmarks.bench_gpu import BATCHES, DENSE, OTHER_SIZES, VARIANTS
 from demo.shipped import model_files
 from kernels.depthwise.triton_fwd import conv_silu_triton
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
-from model.compiled.predictor import CompiledPredictor
+from model.compiled.predictor import CompiledPredictor, CompileOptions
 from model.config import TaskName
 from model.images import DecodeLimits, decode_rgb
 from tests.kernels.inference_ops import OPS, Draw
@@ -108,15 +108,16 @@ def _huge_map() -> None:
     conv_silu_triton(x, torch.empty((9, 64), device=DEVICE), torch.empty(64, device=DEVICE))
 
 
-def run_references() -> Runs:
+def run_references(dtype: torch.dtype) -> Runs:
     """Everything that `golden_gpu` and `half_precision` launch: one picture at a time."""
-    models = golden_gpu.GpuModels(torch.float16, DEVICE)
+    models = golden_gpu.GpuModels(dtype, DEVICE)
     for name in golden_gpu.case_names():
         yield name, partial(_until_host, partial(golden_gpu.compare, name, models))
     files = half_precision.pictures()
     pictures = [decode_rgb(path.read_bytes(), limits=DecodeLimits()) for path in files]
     for path in model_files():
-        predictor = CompiledPredictor.load(path, device=DEVICE)
+        options = CompileOptions(dtype=dtype)
+        predictor = CompiledPredictor.load(path, device=DEVICE, options=options)
         for picture in pictures:
             yield f"{path.stem} of {picture.shape[:2]}", partial(_infer, predictor, picture, 1)
 
@@ -124,5 +125,6 @@ def run_references() -> Runs:
 RUNS: Final[dict[str, Callable[[], Runs]]] = {
     "models": run_models,
     "matrix": run_matrix,
-    "references": run_references,
+    "references": partial(run_references, torch.float16),
+    "references-bfloat16": partial(run_references, torch.bfloat16),
 }

@@ -44,7 +44,7 @@ def _other(file: str, module: str, arguments: str, limit_s: float, gpus: int = 1
 STEPS: Final[Mapping[str, Step]] = {
     "classify": _http(
         "http-h100.json",
-        "--tasks classify --peers litserve,plain --connections 128,256,64,96",
+        "--tasks classify --peers litserve,plain --connections 128,192,256,96,64",
         limit_s=300,
     ),
     "detect-segment": _http(
