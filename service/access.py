@@ -1,9 +1,9 @@
 """Around every request: its id, its headers, its error, its log line, its metrics, its span."""
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -173,6 +173,14 @@ def _log_fields(record: RequestRecord, scope: Scope, status: int, seconds: float
     }
 
 
+def _new_id() -> str:
+    """128 random bits, which need not be secret: asking the system for them takes much longer.
+
+    Python seeds this generator anew in every process that is forked.
+    """
+    return f"{random.getrandbits(128):032x}"
+
+
 def _new_record(
     scope: Scope, models: Callable[[], Sequence[ServedModel]]
 ) -> tuple[RequestRecord, TraceParent | None]:
@@ -188,7 +196,7 @@ def _new_record(
     parent = trace_parent(parents, states) if parents else None
     path, client = str(scope["path"]), scope.get("client")
     record = RequestRecord(
-        request_id=given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+        request_id=given.decode() if _REQUEST_ID.fullmatch(given) else _new_id(),
         method=scope["method"],
         path=path,
         started=time.monotonic(),

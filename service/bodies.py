@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 IMAGE_FIELD: Final = "image"
+_MULTIPART: Final = b"multipart/form-data"
+_JSON: Final = b"application/json"
 _MAX_PART_HEADERS: Final = 8
 # a picture is one value, whatever its size
 _MAX_JSON_VALUES: Final = 1000
@@ -58,12 +60,17 @@ def parse_body(data: bytes, content_type: str, limits: LimitSettings) -> ImageBo
         InvalidParameterError: the JSON form with a bad value.
     """
     media_type, options = parse_options_header(content_type)
-    if media_type == b"multipart/form-data":
+    if media_type == _MULTIPART:
         images = _multipart_images(data, options.get(b"boundary", b""), limits)
         return ImageBody(tuple(images))
-    if media_type == b"application/json":
+    if media_type == _JSON:
         return _json_body(data)
     return ImageBody((data,))
+
+
+def is_bare_picture(content_type: str) -> bool:
+    """Whether `parse_body` would take the whole body for one picture, and so have nothing to do."""
+    return parse_options_header(content_type)[0] not in (_MULTIPART, _JSON)
 
 
 def _json_body(data: bytes) -> ImageBody:

@@ -59,6 +59,7 @@ class Jobs:
                     deadline=deadline,
                     priority=priority,
                     client=record.key_digest,
+                    is_alone=len(images) == 1,
                 )
             )
             for image in images

@@ -13,7 +13,7 @@ from model.config import ModelSpec, TaskName
 from model.images import DecodeLimits, decode_rgb
 from model.results import Segmentation
 from service.answers import AnswerOptions, build_answer, label_map_png
-from service.bodies import ImageBody, parse_body
+from service.bodies import ImageBody, is_bare_picture, parse_body
 from service.engine.base import Outcome, Priority, ServedModel
 from service.engine.budget import Turnstile
 from service.errors import InvalidParameterError, ModelNotFoundError, NotReadyError, problem
@@ -72,7 +72,7 @@ class PredictionService:
         data = await read_body(request)
         content_type = request.headers.get("content-type", "")
         limits = self._settings.limits
-        if len(data) > PARSE_ON_POOL_BYTES:
+        if len(data) > PARSE_ON_POOL_BYTES and not is_bare_picture(content_type):
             body = await self._pool.run(parse_body, data, content_type, limits)
         else:
             body = parse_body(data, content_type, limits)

@@ -32,6 +32,7 @@ class Job:
         params: of the model's task.
         deadline: `time.monotonic()` seconds; later the answer is worth nothing.
         client: whose share of the queue it uses, a digest of the API key; empty without keys.
+        is_alone: the only image of its request.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Job:
     deadline: float
     priority: Priority = Priority.NORMAL
     client: str = ""
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,12 +139,12 @@ class Intake:
             place: what becomes of (H, W, 3) uint8, upright; called on the thread that decoded.
             out: where pixels may be written, see `decode_rgb`.
             release: called if nothing comes of it, when `place` can no longer be running.
-            at_once: without the pool, if that takes little and no other image could have that time.
+            at_once: without the pool, if that takes little.
 
         Raises:
             ImageDecodeError: and its siblings of `model.images`.
         """
-        if at_once and self.images.held == 1 and isinstance(image, bytes) and is_quick_jpeg(image):
+        if at_once and isinstance(image, bytes) and is_quick_jpeg(image):
             try:
                 return self._decode(image, place, out)
             except BaseException:

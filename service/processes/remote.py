@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from service.cores import usable_cores
 from service.engine.base import (
     EngineState,
     EngineStatus,
     Job,
     Outcome,
-    Picture,
     Priority,
     ServedModel,
 )
@@ -60,6 +60,7 @@ class RemoteEngine:
         num_fronts: int,
     ) -> None:
         self._num_fronts = num_fronts
+        self._fill_cores = num_fronts > usable_cores() // 2
         self._pool = pool
         self._intake = Intake(settings, pool, metrics, max_images=_UNTIL_TOLD)
         self._arena = Arena(settings.processes.picture_bytes)
@@ -121,7 +122,7 @@ class RemoteEngine:
         pixels = await self._intake.size(job.image)
         with self._intake.holding(pixels, retry_after_s=self._retry_after_s):
             async with self._intake.turn(pixels):
-                slot, hw = await self._decode(job.image, pixels)
+                slot, hw = await self._decode(job, pixels)
             decoded = time.monotonic()
             answered = await self._hand_over(job, slot, hw)
         # from here to the engine and back is a kind of waiting, too
@@ -136,7 +137,7 @@ class RemoteEngine:
             batch_size=answered.batch_size,
         )
 
-    async def _decode(self, image: Picture, pixels: int) -> tuple[Slot, tuple[int, int]]:
+    async def _decode(self, job: Job, pixels: int) -> tuple[Slot, tuple[int, int]]:
         """The picture in shared memory, and its height and width."""
         slot = await self._arena.take(3 * pixels)
         out = self._arena.view(slot, 3 * pixels)
@@ -149,9 +150,18 @@ class RemoteEngine:
         def release() -> None:
             self._arena.give_back(slot)
 
-        # a client that is alone is spared the way to a thread and back
-        hw = await self._intake.decode(image, place, out=out, release=release, at_once=True)
+        hw = await self._intake.decode(
+            job.image, place, out=out, release=release, at_once=self._is_spared_a_thread(job)
+        )
         return slot, hw
+
+    def _is_spared_a_thread(self, job: Job) -> bool:
+        """A client that is alone, and where front ends fill the cores everybody.
+
+        There a thread would find no core that is free, and the way to it and back costs a fifth of
+        what a small picture costs. The images of one request share their front end's threads.
+        """
+        return self._intake.images.held == 1 or (self._fill_cores and job.is_alone)
 
     async def _hand_over(self, job: Job, slot: Slot, hw: tuple[int, int]) -> Answered:
         try:

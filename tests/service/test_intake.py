@@ -2,18 +2,20 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from model.config import InputConfig, ModelSpec, TaskName
-from model.images import ImageDecodeError
+from model.images import ImageDecodeError, decode_rgb
 from service.engine.intake import Intake
 from service.pool import CpuPool
 from service.settings import Settings
 from service.telemetry import Metrics
 from tests.service.pictures import jpeg, png
+from tests.service.running import running_apart
 
 pytestmark = pytest.mark.anyio
 SPEC = ModelSpec(
@@ -47,7 +49,7 @@ class Bench:
             return await self.intake.decode(data, self.place, release=self.release, at_once=at_once)
 
 
-async def test_a_quick_picture_that_is_alone_needs_no_thread() -> None:
+async def test_a_quick_picture_needs_no_thread() -> None:
     bench = Bench()
     assert await bench.decode(jpeg(64, 48)) == (48, 64, 3)
     assert bench.threads == [threading.current_thread().name]
@@ -67,12 +69,43 @@ async def test_others_go_to_the_pool(data: bytes, at_once: bool) -> None:
     bench.pool.close()
 
 
-async def test_a_picture_in_company_goes_to_the_pool() -> None:
-    bench = Bench()
-    with bench.intake.admitted(SPEC, "", retry_after_s=lambda: 1):
-        await asyncio.gather(*(bench.decode(jpeg()) for _ in range(3)))
-    assert all(name.startswith("smserve-pool") for name in bench.threads)
-    bench.pool.close()
+@pytest.fixture
+def decoders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the threads that decoded, in order."""
+    names: list[str] = []
+
+    def decode(*args: Any, **options: Any) -> NDArray[np.uint8]:
+        names.append(threading.current_thread().name)
+        return decode_rgb(*args, **options)
+
+    monkeypatch.setattr("service.engine.intake.decode_rgb", decode)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("cores", "files", "clients", "is_here"),
+    [(1, 1, 4, True), (2, 1, 4, False), (2, 1, 1, True), (1, 3, 1, False)],
+    ids=["fronts fill the cores", "cores are free", "alone", "several in a request"],
+)
+async def test_what_a_front_end_decodes_itself(
+    monkeypatch: pytest.MonkeyPatch,
+    decoders: list[str],
+    cores: int,
+    files: int,
+    clients: int,
+    is_here: bool,
+) -> None:
+    monkeypatch.setattr("service.processes.remote.usable_cores", lambda: cores)
+    pictures = [("image", jpeg(64, 48))] * files
+    # long enough that all clients are there at once
+    settings = Settings(backend="stub", pool_size=2, stub={"batch_ms": 50})
+    async with running_apart(settings) as running:
+        posts = [running.client.post("/classify", files=pictures) for _ in range(clients)]
+        answers = await asyncio.gather(*posts)
+    assert [answer.status_code for answer in answers] == [200] * clients
+    assert len(decoders) == files * clients
+    here = [name == threading.current_thread().name for name in decoders]
+    assert all(here) if is_here else not all(here)
 
 
 @pytest.mark.parametrize("data", [jpeg()[:-200], b"nothing"])
