@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.report import GrowingReport, Row
 from loadtests.generator.payloads import jpeg_pictures
 from loadtests.workloads import PICTURES
-from model.images import DecodeLimits, decode_rgb
+from model.images import DecodeLimits, decode_rgb, jpeg_size
 from service.cores import usable_cores
 
 _DIFFERENT: Final = 16
@@ -40,11 +40,28 @@ def decode_for(pictures: Sequence[bytes], pixels: int, seconds: float, start: Ba
 
 def images_per_s(pictures: Sequence[bytes], pixels: int, seconds: float, processes: int) -> float:
     """Of all processes together."""
-    context = multiprocessing.get_context("fork")
+    # not forked: this program's signal handlers and threads are not for them
+    context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(processes) as pool:
         start = manager.Barrier(processes)
         work = [(pictures, pixels, seconds, start)] * processes
         return sum(pool.starmap(decode_for, work, chunksize=1))
+
+
+def decoding_rows(label: str, pictures: Sequence[bytes], seconds: float) -> list[Row]:
+    """Of one process, and of one on each core; all pictures have the size of the first."""
+    size = jpeg_size(pictures[0])
+    if size is None:
+        raise ValueError("the pictures are no JPEG files")
+    return [
+        Row(
+            f"{label}-{processes}-processes",
+            "throughput",
+            "images/s",
+            round(images_per_s(pictures, size[0] * size[1], seconds, processes), 1),
+        )
+        for processes in sorted({1, usable_cores()})
+    ]
 
 
 def main() -> int:
@@ -55,20 +72,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     args = parser.parse_args()
-    cores = usable_cores()
-    report = GrowingReport(args.out, "decode", cores=cores)
+    report = GrowingReport(args.out, "decode", cores=usable_cores())
     for task, (width, height, size) in PICTURES.items():
         pictures = jpeg_pictures(width, height, number=_DIFFERENT, target_bytes=size)
-        rows = [
-            Row(
-                f"{task}-{width}x{height}-{processes}-processes",
-                "throughput",
-                "images/s",
-                round(images_per_s(pictures, width * height, args.seconds, processes), 1),
-            )
-            for processes in sorted({1, cores})
-        ]
-        report.add(rows)
+        report.add(decoding_rows(f"{task}-{width}x{height}", pictures, args.seconds))
     return 0
 
 

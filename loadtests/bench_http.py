@@ -3,11 +3,11 @@
 python -m loadtests.bench_http --out loadtests/results/http-h100.json --tasks classify
 python -m loadtests.bench_http --out loadtests/results/http-cpu.json --quick
 
-Per task, in the order of importance, each written at once: the bare engine; closed loops of
-several sizes, whose best is the capacity; one client; open loops at 25 to 100 % of the capacity;
-16 pictures in a request; then the peers with the same model, pictures and generator. `--quick`
-serves the small demo models, for a CPU. Server, generator and peers share one machine. SIGTERM, as
-`timeout` sends it, stops the servers and leaves what was measured.
+Per task, in the order of importance, each written at once: what the cores decode; the bare engine;
+closed loops of several sizes, whose best is the capacity; one client; open loops at 25 to 100 % of
+the capacity; 16 pictures in a request; then the peers with the same model, pictures and generator.
+`--quick` serves the small demo models, for a CPU. Server, generator and peers share one machine.
+SIGTERM, as `timeout` sends it, stops the servers and leaves what was measured.
 
 Random weights (without `--quick`): detection asks for threshold 0, which makes 100 objects with
 masks of every picture.
@@ -25,6 +25,7 @@ from typing import Final
 from benchmarks.deadline import Deadline
 from benchmarks.report import GrowingReport, Row
 from loadtests import bare_process
+from loadtests.bench_decode import decoding_rows
 from loadtests.generator.payloads import Payload
 from loadtests.generator.plan import LoadPlan
 from loadtests.generator.recorder import LoadResult
@@ -46,6 +47,8 @@ FILES: Final = 16
 # clients, besides as many as the largest closed loop has: batches of few and of many images
 _WARM_UP: Final = (1, 8, 64)
 _WARM_UP_S: Final = 0.5
+_DECODED: Final = 16
+_DECODING_S: Final = 1.0
 _LATE: Final = "not measured: the time limit was reached"
 
 Measure = Callable[[str, LoadPlan], LoadResult]
@@ -118,9 +121,10 @@ class HttpBench:
         self.step = Steps()
 
     def run(self, workload: Workload, peers: Sequence[str]) -> None:
-        """The bare engine, ours, and the peers; a part that fails is reported as such."""
+        """The machine, the bare engine, ours, the peers; a part that fails is reported as such."""
         bare: dict[str, float] = {}
         if "bare" not in self._skipped:
+            self._attempt(f"{workload.label}-decoding", partial(self._decoding, workload))
             self._attempt(f"{workload.label}-bare", partial(self._bare, workload, bare))
         ours: dict[str, float] = {}
         self._attempt(workload.label, partial(self._ours, workload, bare, ours))
@@ -144,6 +148,12 @@ class HttpBench:
         except Exception as exc:  # noqa: BLE001 - the other parts must still run
             self.step(f"{case}: failed")
             self._report.fail(case, exc)
+
+    def _decoding(self, workload: Workload) -> None:
+        """What the cores alone could do: of machines of one kind, one had twice the other's."""
+        case = f"{workload.label}-decoding"
+        self.step(case)
+        self._report.add(decoding_rows(case, workload.pictures[:_DECODED], _DECODING_S))
 
     def _bare(self, workload: Workload, figures: dict[str, float]) -> None:
         batch = self._scale.batches[workload.task]
