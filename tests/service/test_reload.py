@@ -29,7 +29,7 @@ def administration(running: Running) -> EngineAdministration:
 
 
 async def test_work_goes_on_and_what_is_in_work_keeps_its_model(start: Start) -> None:
-    async with start(stub={"batch_ms": 100}, batch={"max_images": 1}) as running:
+    async with start(stub={"batch_ms": 400}, batch={"max_images": 1}) as running:
         before = await fill_pipeline(running)
         old = running.core.entry("stub-classify")
         waiting = [

@@ -14,7 +14,7 @@ KEYS = {"api_keys": ("first-client", "other-client")}
 
 
 async def test_high_priority_goes_first(start: Start) -> None:
-    async with start(stub={"batch_ms": 80}, batch={"max_images": 1}) as running:
+    async with start(stub={"batch_ms": 300}, batch={"max_images": 1}) as running:
         before = await fill_pipeline(running)
         order: list[str] = []
 
