@@ -65,7 +65,7 @@ STEPS: Final[Mapping[str, Step]] = {
     "litserve-4": _http(
         "litserve-4-workers-h100.json",
         "--tasks classify --peers litserve-4-workers --skip bare,open,multi --connections 128,256",
-        limit_s=140,
+        limit_s=200,
     ),
     "gpus": _other("gpus-h100.json", "bench_gpus", "", limit_s=170, gpus=2),
     "soak": _other(
