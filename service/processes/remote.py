@@ -158,7 +158,7 @@ class RemoteEngine:
     def _is_spared_a_thread(self, job: Job) -> bool:
         """A client that is alone, and where front ends fill the cores everybody.
 
-        There a thread would find no core that is free, and the way to it and back costs a fifth of
+        There a thread would find no core that is free, and the way to it and back costs a tenth of
         what a small picture costs. The images of one request share their front end's threads.
         """
         return self._intake.images.held == 1 or (self._fill_cores and job.is_alone)
