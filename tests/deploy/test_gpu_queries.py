@@ -1,4 +1,4 @@
-"""A real Prometheus answers what dashboards and alerts ask of a GPU, here of a driver that is made up."""
+"""A real Prometheus answers what is asked of a GPU, here of a driver that is made up."""
 
 import math
 import shutil
@@ -24,7 +24,7 @@ SOON_S = 30.0
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """With the project's rules, and the metrics of a service that found a GPU as its only target."""
+    """With the project's rules and one target: the metrics of a service that found a GPU."""
     folder = tmp_path_factory.mktemp("prometheus")
     with pytest.MonkeyPatch.context() as monkeypatch:
         FakeNvml(monkeypatch)
