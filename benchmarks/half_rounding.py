@@ -1,4 +1,4 @@
-"""Which roundings to float16 move the answers of the reference cases, one kind at a time.
+"""Which roundings to float16 move the answers of the reference cases, alone and together.
 
 python -m benchmarks.half_rounding --out benchmarks/results/half-rounding-cpu.json
 
@@ -8,10 +8,10 @@ computes.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -33,35 +33,21 @@ BACKBONE: Final = "backbone."
 # the share that agrees, for either task
 METRICS: Final = (AGREEMENT, FOUND)
 
-Chosen = Callable[[str], bool]
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What is rounded: everything whose name begins like this; None: nothing."""
+
+    weights: str | None = None
+    maps: str | None = None
 
 
-def is_any(name: str) -> bool:
-    return True
-
-
-def is_in_backbone(name: str) -> bool:
-    return name.startswith(BACKBONE)
-
-
-def is_in_head(name: str) -> bool:
-    return not name.startswith(BACKBONE)
-
-
-def is_none(name: str) -> bool:
-    return False
-
-
-# name -> (whose weights, whose maps)
-ROUNDINGS: Final[dict[str, tuple[Chosen, Chosen]]] = {
-    "nothing": (is_none, is_none),
-    "weights of the backbone": (is_in_backbone, is_none),
-    "weights of the head": (is_in_head, is_none),
-    "weights": (is_any, is_none),
-    "maps of the backbone": (is_none, is_in_backbone),
-    "maps of the head": (is_none, is_in_head),
-    "maps": (is_none, is_any),
-    "weights and maps": (is_any, is_any),
+ROUNDINGS: Final = {
+    "nothing": Rounding(),
+    "weights of the backbone": Rounding(weights=BACKBONE),
+    "weights": Rounding(weights=""),
+    "maps": Rounding(maps=""),
+    "weights and maps": Rounding(weights="", maps=""),
 }
 
 
@@ -69,20 +55,20 @@ def rounded(value: Tensor) -> Tensor:
     return value.half().float()
 
 
-def round_weights(network: nn.Module, chosen: Chosen) -> None:
+def round_weights(network: nn.Module, beginning: str) -> None:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if chosen(name):
+            if name.startswith(beginning):
                 parameter.copy_(rounded(parameter))
 
 
 @contextmanager
-def rounded_maps(network: nn.Module, chosen: Chosen) -> Iterator[None]:
+def rounded_maps(network: nn.Module, beginning: str) -> Iterator[None]:
     """What every layer without parts, and every block, gives."""
     with ExitStack() as stack:
         for name, layer in network.named_modules():
             is_written = isinstance(layer, Block) or not any(layer.children())
-            if is_written and chosen(name):
+            if is_written and name.startswith(beginning):
                 hook = layer.register_forward_hook(lambda own, given, made: round_result(made))
                 stack.callback(hook.remove)
         yield
@@ -104,11 +90,14 @@ def predictor_for(name: str, network: nn.Module, spec: ModelSpec) -> Predictor:
 def agreement(name: str, predictor: Predictor, rounding: str) -> Row:
     """How much of one case's answer is the reference's; rounds the predictor's weights."""
     info, _ = golden.load_case(name)
-    weights, maps = ROUNDINGS[rounding]
-    round_weights(predictor._network, weights)
+    chosen = ROUNDINGS[rounding]
+    if chosen.weights is not None:
+        round_weights(predictor._network, chosen.weights)
     data = (golden.ROOT / info["photo"]["file"]).read_bytes()
     prepared = predictor.prepare(decode_rgb(data, limits=DecodeLimits()))
-    with rounded_maps(predictor._network, maps):
+    with ExitStack() as stack:
+        if chosen.maps is not None:
+            stack.enter_context(rounded_maps(predictor._network, chosen.maps))
         (raw,) = predictor.infer([prepared], [PARAMS[info["task"]]])
     rows = compare_photo(name, predictor.finish(raw, prepared), torch.float16)
     (row,) = (row for row in rows if row.metric in METRICS)
@@ -126,13 +115,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="segment,detect", help="beginnings of names")
     arguments = parser.parse_args()
-    names = [
-        name
-        for name in golden.case_names(kind="photo")
-        if name.startswith(tuple(arguments.only.split(",")))
-    ]
+    every = golden.case_names(kind="photo")
+    names = [own for task in arguments.only.split(",") for own in every if own.startswith(task)]
     report = GrowingReport(arguments.out, "half-rounding")
-    for manifest, own in groupby(sorted(names, key=manifest_of), key=manifest_of):
+    for manifest, own in groupby(names, key=manifest_of):
         with published_model_file(manifest) as path:
             network, spec = load_network(path)
         for name in own:

@@ -127,4 +127,5 @@ RUNS: Final[dict[str, Callable[[], Runs]]] = {
     "matrix": run_matrix,
     "references": partial(run_references, torch.float16),
     "references-bfloat16": partial(run_references, torch.bfloat16),
+    "references-float32": partial(run_references, torch.float32),
 }

@@ -205,7 +205,8 @@ class GpuSettings(Section):
     """How the `triton` backend computes; nothing of this concerns a CPU.
 
     Attributes:
-        precision: of weights and activations; sums are kept in float32.
+        precision: of weights and activations; sums are kept in float32. `float32` is nearest to the
+            CPU, and slower.
         preprocessing: `fast` resizes on the GPU; `exact` runs the CPU's pipeline, bit for bit.
         max_graphs: CUDA graphs a model keeps, one per batch size and input shape; the one used
             longest ago goes first. Each one costs GPU memory.
@@ -214,7 +215,7 @@ class GpuSettings(Section):
             a smaller batch is filled up to the next one.
     """
 
-    precision: Literal["float16", "bfloat16"] = "float16"
+    precision: Literal["float16", "bfloat16", "float32"] = "float16"
     preprocessing: Literal["fast", "exact"] = "fast"
     max_graphs: PositiveInt = 64
     warm_up_batches: Annotated[tuple[PositiveInt, ...], NoDecode, Field(min_length=1)] = (

@@ -42,7 +42,7 @@ class CompileOptions:
     """Choices of the operator.
 
     Attributes:
-        dtype: of maps, weights and products: float16, bfloat16, or float32 for tests.
+        dtype: of maps, weights and products: float16, bfloat16 or float32.
         preprocessing: `fast` sends the original pixels and resizes on the device, with the same
             values; `exact` resizes and normalises on the CPU.
         max_graphs: captured at the same time; the one used longest ago is dropped.
@@ -119,6 +119,8 @@ class CompiledPredictor:
         self._buckets = sorted(set(options.batch_buckets))
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        # or convolutions in float32 would round their operands to ten bits
+        torch.backends.cudnn.allow_tf32 = False
         with active(self.device), torch.inference_mode():
             self._pictures: Pictures[Any] = (
                 FastPictures(spec, self.device)

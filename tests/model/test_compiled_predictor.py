@@ -283,6 +283,8 @@ def test_refuses() -> None:
 
 def test_sums_of_the_library_stay_in_float32() -> None:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = True
+    torch.backends.cudnn.allow_tf32 = True
     make_predictor(TaskName.CLASSIFY)
     assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
     assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    assert not torch.backends.cudnn.allow_tf32

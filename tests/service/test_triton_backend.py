@@ -107,11 +107,12 @@ def test_a_gpu_that_is_too_old_is_never_passed_over(monkeypatch: pytest.MonkeyPa
     assert select_backend("torch", "auto") == Selection("torch", "cuda:0")
 
 
-def test_settings_reach_the_compiled_model(gpu: FakeGpu, models_dir: Path) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_settings_reach_the_compiled_model(gpu: FakeGpu, models_dir: Path, precision: str) -> None:
     settings = settings_for(
         models_dir,
         gpu={
-            "precision": "bfloat16",
+            "precision": precision,
             "preprocessing": "exact",
             "max_graphs": 5,
             "warm_up_batches": [1, 3, 6, 9],
@@ -119,12 +120,12 @@ def test_settings_reach_the_compiled_model(gpu: FakeGpu, models_dir: Path) -> No
     )
     entries = open_catalog(settings)
     for options in gpu.options:
-        assert options.dtype is torch.bfloat16
+        assert options.dtype is getattr(torch, precision)
         assert (options.preprocessing, options.max_graphs) == ("exact", 5)
         assert options.batch_buckets == (1, 3, 6)
     path = models_dir / "untrained-classify.safetensors"
     model = entries[0].model
-    assert (model.backend, model.device, model.dtype) == ("triton", "cuda:0", "bfloat16")
+    assert (model.backend, model.device, model.dtype) == ("triton", "cuda:0", precision)
     assert model.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
