@@ -5,7 +5,7 @@ python -m benchmarks.compare_kernels --out benchmarks/results/compare-kernels-h1
 At the shapes of the stages of tiny and base. Every time is that of a graph of ten launches, so that
 neither the way to the launch nor an empty cache is in it. The library multiplies only: norm, bias
 and activation are left out; `sum` is the MLP's second product, added to its residual, where the
-library leaves out the bias.
+library leaves out the bias. Down-sampling in one launch is a trial that no model uses yet.
 """
 
 import argparse
@@ -18,7 +18,10 @@ import triton
 
 from benchmarks.kernel_trials import EPS, exact, half
 from benchmarks.report import Row, write_report
+from kernels.downsample.triton_fwd import depthwise_stride2_triton
+from kernels.expand_downsample.triton_fwd import expand_downsample_triton
 from kernels.linear.cuda_fwd import wide_product_cuda
+from kernels.linear.forward import linear
 from kernels.linear.triton_fwd import linear_triton
 from kernels.state_fusion.cuda_fwd import gated_fusion_cuda, plan_for
 from kernels.state_fusion.triton_fwd import gated_fusion_triton
@@ -70,7 +73,26 @@ def second_product(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[]
     yield "library, in place", lambda: total.addmm_(hidden, weight.t(), beta=0.5)
 
 
-CASES: Final = (("fusion", fusion), ("product", product), ("sum", second_product))
+def down_sampling(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Its wide half, whose map of 8 C channels one launch keeps on the chip."""
+    N = 8 * C
+    x, weight, bias = half(B, side, side, C), half(N, C), exact(N)
+    taps, taps_bias = exact(9, N), exact(N)
+
+    def apart() -> Any:
+        wide = linear(x, weight, bias, activation="relu")
+        return depthwise_stride2_triton(wide, taps, taps_bias)
+
+    yield "two launches", apart
+    yield "one launch", lambda: expand_downsample_triton(x, weight, bias, taps, taps_bias)
+
+
+CASES: Final = (
+    ("fusion", fusion),
+    ("product", product),
+    ("sum", second_product),
+    ("down-sampling", down_sampling),
+)
 
 
 def main() -> None:
