@@ -68,7 +68,8 @@ MEASUREMENTS = (
     Step("benchmarks.golden_gpu", "golden-gpu-float16.json", (), 240),
     Step("benchmarks.endurance", "endurance-h100.json", (), 150),
     Step("benchmarks.half_precision", "half-precision-h100.json", (), 240),
-    # nothing that is served depends on these: only if time is left
+    Step("benchmarks.golden_gpu", "golden-gpu-float32.json", ("--dtype", "float32"), 240),
+    # nothing that is served by default depends on these: only if time is left
     Step("benchmarks.golden_gpu", "golden-gpu-bfloat16.json", ("--dtype", "bfloat16"), 240),
     Step(
         "benchmarks.half_precision",

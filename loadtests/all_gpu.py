@@ -44,8 +44,8 @@ def _other(file: str, module: str, arguments: str, limit_s: float, gpus: int = 1
 STEPS: Final[Mapping[str, Step]] = {
     "classify": _http(
         "http-h100.json",
-        "--tasks classify --peers litserve,plain --connections 128,192,256,96,64",
-        limit_s=300,
+        "--tasks classify --peers litserve-4-workers,litserve,plain --connections 128,256,64",
+        limit_s=420,
     ),
     "detect-segment": _http(
         "http-h100-detect-segment.json",
@@ -62,11 +62,6 @@ STEPS: Final[Mapping[str, Step]] = {
         limit_s=150,
     ),
     "decode": _other("decode-h100.json", "bench_decode", "--seconds 1.5", limit_s=45),
-    "litserve-4": _http(
-        "litserve-4-workers-h100.json",
-        "--tasks classify --peers litserve-4-workers --skip bare,open,multi --connections 128,256",
-        limit_s=200,
-    ),
     "gpus": _other("gpus-h100.json", "bench_gpus", "", limit_s=170, gpus=2),
     "soak": _other(
         "gate-soak-h100.json",
