@@ -122,6 +122,7 @@ def overfit(pack: Path, steps: int) -> tuple[list[float], MaskRCNN, torch.Tensor
     return totals, network.eval(), images, wanted
 
 
+@pytest.mark.nightly
 def test_the_detector_learns_two_scenes_by_heart(pack: Path) -> None:
     totals, network, images, wanted = overfit(pack, 90)
     assert np.isfinite(totals).all()

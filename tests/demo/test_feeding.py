@@ -78,6 +78,7 @@ def test_a_worker_that_dies_is_replaced_by_one_with_another_seed(pack: Path) -> 
         running.close()
 
 
+@pytest.mark.nightly
 def test_workers_that_keep_dying_are_an_error(pack: Path) -> None:
     running = Feed(Failing(), Singles(pack, 48, seed=0).fields, workers=1, slots=2)
     try:

@@ -80,10 +80,9 @@ def write_rcc(path: Path, files: dict[str, bytes]) -> None:
     path.write_bytes(header + table + bytes(data) + bytes(names))
 
 
-@pytest.fixture
-def gcompris(tmp_path: Path) -> Path:
-    folder = tmp_path / "gcompris"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def gcompris(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gcompris")
     prefix = "src/activities/explore_monuments/resource/"
     write_rcc(
         folder / "monuments.rcc",
@@ -141,13 +140,15 @@ def drawn_designs(sources: Sources, codepoints: Sequence[str]) -> Iterator[Desig
         yield Design(name, licence, pictures, test_only=name == "twemoji")
 
 
-@pytest.fixture
-def built(gcompris: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(packer, "designs", drawn_designs)
+@pytest.fixture(scope="module")
+def built(gcompris: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packs")
     sources = Sources(debian={"gcompris-qt-data": gcompris}, npm={})
-    packer.build(sources, tmp_path / "pack")
-    packer.build(sources, tmp_path / "again")
-    return tmp_path / "pack"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(packer, "designs", drawn_designs)
+        packer.build(sources, folder / "pack")
+        packer.build(sources, folder / "again")
+    return folder / "pack"
 
 
 def test_packing_twice_gives_the_same_files(built: Path) -> None:

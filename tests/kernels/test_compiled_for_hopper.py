@@ -12,7 +12,9 @@ HOPPER_SHARED_BYTES = 227 * 1024
 
 # a process of its own: this one runs the kernels in the interpreter
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "batch"), [("tiny", 128), ("base", 1)])
+@pytest.mark.parametrize(
+    ("variant", "batch"), [("tiny", 128), pytest.param("base", 1, marks=pytest.mark.nightly)]
+)
 def test_every_kernel_of_the_classifier_fits_the_chip(variant: str, batch: int) -> None:
     command = [sys.executable, "-m", "benchmarks.kernel_resources"]
     done = subprocess.run(  # noqa: S603 - our own program

@@ -130,7 +130,7 @@ def test_folding_changes_nothing() -> None:
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
 
 
-@pytest.mark.parametrize("size", [(32, 32), (61, 35)])
+@pytest.mark.parametrize("size", [pytest.param((32, 32), marks=pytest.mark.nightly), (61, 35)])
 def test_the_backbone_compiles_in_one_graph(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     backbone = Backbone(variant("demo").backbone).eval()
