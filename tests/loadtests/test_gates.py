@@ -137,10 +137,11 @@ def test_work_in_vain_is_noticed() -> None:
 
 
 def test_growing_memory_and_slow_refusals_fail_the_overload() -> None:
-    report, slow = report_of(), LatencyHistogram()
-    slow.add([0.1] * 50)
-    overload._judge_refusals(report, slow, 0.05)
-    assert len(report.failures) == 1
+    for seconds, is_short in ((0.1, False), (0.3, True)):
+        report, slow = report_of(), LatencyHistogram()
+        slow.add([seconds] * 50)
+        overload._judge_refusals(report, slow, is_short=is_short)
+        assert len(report.failures) == 1
 
 
 @pytest.mark.slow
