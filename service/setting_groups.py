@@ -206,7 +206,7 @@ class GpuSettings(Section):
 
     Attributes:
         precision: of weights and activations; sums are kept in float32. `float32` is nearest to the
-            CPU, and slower.
+            CPU; each map takes twice the memory.
         preprocessing: `fast` resizes on the GPU; `exact` runs the CPU's pipeline, bit for bit.
         max_graphs: CUDA graphs a model keeps, one per batch size and input shape; the one used
             longest ago goes first. Each one costs GPU memory.
