@@ -19,6 +19,7 @@ import triton
 from benchmarks.kernel_trials import EPS, exact, half
 from benchmarks.report import Row, write_report
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
+from kernels.expand_downsample import cuda_fwd as expand_downsample_cuda
 from kernels.expand_downsample.triton_fwd import expand_downsample_triton
 from kernels.linear.cuda_fwd import wide_product_cuda
 from kernels.linear.forward import linear
@@ -84,7 +85,10 @@ def down_sampling(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[],
         return depthwise_stride2_triton(wide, taps, taps_bias)
 
     yield "two launches", apart
-    yield "one launch", lambda: expand_downsample_triton(x, weight, bias, taps, taps_bias)
+    yield "Triton, one launch", lambda: expand_downsample_triton(x, weight, bias, taps, taps_bias)
+    if (how := expand_downsample_cuda.plan_for(x, N)) is not None:
+        arguments = (x, weight, bias, taps, taps_bias, how)
+        yield "CUDA", lambda: expand_downsample_cuda.expand_downsample_cuda(*arguments)
 
 
 CASES: Final = (
@@ -101,10 +105,13 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--only", default=",".join(name for name, _ in CASES))
     args = parser.parse_args()
     rows = []
     for side, C in STAGES:
         for name, ways in CASES:
+            if name not in args.only.split(","):
+                continue
             case = f"{name}-{args.batch}x{side}x{side}-C{C}"
             for how, function in ways(args.batch, side, C):
                 rows.append(Row(case, how, "us", microseconds(function)))

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -20,6 +20,10 @@ try:
     from cuda.bindings import driver, nvrtc
 except ImportError:  # a build of PyTorch for the CPU
     driver = nvrtc = None
+
+
+# headers of several kernels
+_SHARED: Final = Path(__file__).parent
 
 
 class CudaError(RuntimeError):
@@ -42,7 +46,7 @@ def compile_source(source: Path, defines: Sequence[tuple[str, int]], architectur
     """Machine code of a source file.
 
     Args:
-        source: it may include files of its folder.
+        source: it may include headers of its folder and of this one.
         defines: macros of the source, compiled in.
         architecture: for example `sm_90`.
 
@@ -54,12 +58,12 @@ def compile_source(source: Path, defines: Sequence[tuple[str, int]], architectur
     return compiled_once(
         _everything_read(source),
         options,
-        lambda: _compile(source, [*options, f"-I{source.parent}"]),
+        lambda: _compile(source, [*options, f"-I{source.parent}", f"-I{_SHARED}"]),
     )
 
 
 def _everything_read(source: Path) -> bytes:
-    headers = sorted(source.parent.glob("*.cuh"))
+    headers = sorted((*source.parent.glob("*.cuh"), *_SHARED.glob("*.cuh")))
     return b"\0".join(path.read_bytes() for path in (source, *headers))
 
 
@@ -108,17 +112,18 @@ class CudaKernel:
 
 
 class TensorMap:
-    """How the copy engine (TMA, compute capability 9.0) finds boxes of a matrix.
+    """How the copy engine (TMA, compute capability 9.0) finds boxes of a tensor.
 
     Boxes come to lie in shared memory with rows of 128 bytes, swizzled.
     """
 
-    def __init__(self, x: torch.Tensor, box: tuple[int, int]) -> None:
-        """Describe a matrix, which must stay where it is.
+    def __init__(self, x: torch.Tensor, box: tuple[int, ...]) -> None:
+        """Describe a tensor, which must stay where it is.
 
         Args:
-            x: (rows, columns) of two bytes each; rows a multiple of 16 bytes apart.
-            box: rows and columns; 64 columns.
+            x: two or three axes, two bytes a value; all but the last axis, whose values are
+                neighbours, step over a multiple of 16 bytes.
+            box: its size, axis by axis; 64 along the last.
 
         Raises:
             CudaError: x does not meet this.
@@ -135,12 +140,12 @@ class TensorMap:
         status = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled(
             ctypes.c_void_p(self._address),
             data_type.value,
-            2,
+            x.ndim,
             ctypes.c_void_p(x.data_ptr()),
-            (ctypes.c_uint64 * 2)(x.shape[1], x.shape[0]),
-            (ctypes.c_uint64 * 1)(x.stride(0) * 2),
-            (ctypes.c_uint32 * 2)(box[1], box[0]),
-            (ctypes.c_uint32 * 2)(1, 1),
+            (ctypes.c_uint64 * x.ndim)(*reversed(x.shape)),
+            (ctypes.c_uint64 * (x.ndim - 1))(*(2 * step for step in reversed(x.stride()[:-1]))),
+            (ctypes.c_uint32 * x.ndim)(*reversed(box)),
+            (ctypes.c_uint32 * x.ndim)(*(1,) * x.ndim),
             driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE.value,
             driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B.value,
             driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B.value,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
-from kernels.downsample.triton_fwd import depthwise_stride2_triton
+from kernels.expand_downsample.forward import expand_downsample
 from kernels.linear.forward import add_product_, is_left_to_library, linear
 from kernels.position_linear.triton_fwd import position_linear_triton
 from kernels.position_mlp.triton_fwd import position_mlp_triton
@@ -230,8 +230,7 @@ class CompiledDownsample:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2C)."""
-        wide = linear(x, self._expand, self._expand_bias, activation="relu")
-        small = depthwise_stride2_triton(wide, self._taps, self._taps_bias)
+        small = expand_downsample(x, self._expand, self._expand_bias, self._taps, self._taps_bias)
         return linear(small, self._project, self._project_bias)
 
 

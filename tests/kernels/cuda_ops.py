@@ -8,6 +8,8 @@ from torch import Tensor
 
 from kernels import nvrtc
 from kernels.device import describe_device
+from kernels.expand_downsample import cuda_fwd as downsample_cuda
+from kernels.expand_downsample.reference import expand_downsample_ref
 from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
 from kernels.state_fusion import cuda_fwd as fusion_cuda
@@ -20,6 +22,7 @@ from tests.kernels.inference_ops import (
     Shape,
     shift_of,
     statistics,
+    taps,
     widen,
 )
 
@@ -81,9 +84,22 @@ def wide_product_gate(d: Draw) -> Case:
     return _product(d, "silu_second_half")
 
 
+def expand_downsample_cuda(d: Draw) -> Case:
+    N = 8 * d.C
+    x, w, b = d.map(), d.half(N, d.C, scale=d.C**-0.5), d.exact(N)
+    t, tb = d.exact(N, 1, 3, 3, scale=0.3), d.exact(N)
+    how = downsample_cuda.plan_for(x, N)
+    assert how is not None
+    return Case(
+        lambda: [downsample_cuda.expand_downsample_cuda(x, w, b, taps(t), tb, how)],
+        lambda wide: [expand_downsample_ref(*widen(wide, x, w, b, t, tb))],
+    )
+
+
 CUDA_OPS: dict[str, Callable[[Draw], Case]] = {
     function.__name__: function
     for function in (
+        expand_downsample_cuda,
         gated_fusion_cuda,
         wide_product_gelu,
         wide_product_gelu_offset,
@@ -102,5 +118,7 @@ def serves(op: str, shape: Shape, dtype: torch.dtype) -> bool:
         return (
             device.capability >= (8, 0) and fusion_cuda.plan((B, H, W, 2 * C), device) is not None
         )
+    if op == "expand_downsample_cuda":
+        return downsample_cuda.plan(shape, 8 * C, device) is not None
     fits = linear_cuda.stages_for(C, device.shared_bytes) >= 2
     return device.capability == (9, 0) and C % 8 == 0 and fits

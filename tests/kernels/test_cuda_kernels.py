@@ -9,6 +9,8 @@ from torch import Tensor
 from benchmarks.kernel_resources import code_usage
 from kernels import nvrtc
 from kernels.device import Device
+from kernels.expand_downsample import cuda_fwd as downsample_cuda
+from kernels.expand_downsample.reference import expand_downsample_ref
 from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
 from kernels.state_fusion import cuda_fwd as fusion_cuda
@@ -67,6 +69,25 @@ def test_product_compiles_without_spilling(K: int, N: int) -> None:
     defines = [("K", K), ("N", N), ("STAGES", stages), ("NORM", 1), ("SHIFT", 1), ("ACTIVATION", 2)]
     code = nvrtc.compile_source(linear_cuda.SOURCE, [*defines, ("BFLOAT", 0)], "sm_90a")
     found = code_usage(code)
+    # what the groups of warps hand to each other must be there
+    assert found["REG"] == 168
+    assert found["STACK"] == 0
+    assert found["LOCAL"] == 0
+
+
+# (H, W, C) of the maps: the stages of the models, and one with everything that is rare
+DOWNSAMPLED = [(56, 56, 64), (28, 28, 192), (14, 14, 256), (14, 14, 384), (25, 131, 256)]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", DOWNSAMPLED, ids=str)
+def test_down_sampling_compiles_without_spilling(shape: tuple[int, int, int]) -> None:
+    _, W, C = shape
+    how = downsample_cuda.plan((128, *shape), 8 * C, H100)
+    assert how is not None
+    defines = downsample_cuda.defines_of(how, W, C, 8 * C, torch.float16)
+    found = code_usage(nvrtc.compile_source(downsample_cuda.SOURCE, defines, "sm_90a"))
     # what the groups of warps hand to each other must be there
     assert found["REG"] == 168
     assert found["STACK"] == 0
@@ -166,6 +187,72 @@ def test_fusion_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch.dtype)
     wide = [x.double() for x in (state, u, p[..., -1:], gate, weight, D, gain, bias)]
     wanted = gated_fusion_ref(*wide, EPS)
     assert relative_error(got, wanted) < torch.finfo(dtype).eps / 2
+
+
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, (128, 28, 28, 192), (128, 14, 14, 384), (1, 1000, 1, 64)], ids=str
+)
+def test_a_plan_of_down_sampling_covers_the_map(shape: tuple[int, int, int, int]) -> None:
+    B, H, W, C = shape
+    how = downsample_cuda.plan(shape, 8 * C, H100)
+    if C > 384:
+        assert how is None
+        return
+    assert how is not None
+    assert how.shared_bytes <= H100.shared_bytes
+    assert how.stages >= 2
+    OH, OW = -(-H // 2), -(-W // 2)
+    own = how.positions // 2 - how.halo
+    assert (how.tiles - 1) * own < OW <= how.tiles * own
+    assert (how.strips - 1) * how.rows < OH <= how.strips * how.rows
+    columns = 8 * C // downsample_cuda.BLOCK_CHANNELS
+    assert how.blocks % columns == 0
+    # every team of blocks has a task, and they fit the chip side by side
+    assert how.blocks // columns <= -(-B * how.tiles // how.units) * how.strips
+    assert how.blocks <= max(H100.multiprocessors, columns)
+
+
+@pytest.mark.parametrize(
+    ("shape", "device"), [((1, 8, 8, 24), H100), ((1, 8, 8, 512), H100), ((1, 8, 8, 64), A10)]
+)
+def test_maps_that_down_sampling_leaves_to_others(
+    shape: tuple[int, int, int, int], device: Device
+) -> None:
+    assert downsample_cuda.plan(shape, 8 * shape[3], device) is None
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((128, *shape) for shape in DOWNSAMPLED),
+        (1, 14, 14, 256),
+        (4, 200, 336, 64),
+        (1, 100, 168, 128),
+        (2, 50, 84, 256),
+        (3, 1, 1, 64),
+        (2, 7, 9, 32),
+        (1, 33, 64, 48),
+    ],
+    ids=str,
+)
+def test_down_sampling_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    B, H, W, C = shape
+    torch.manual_seed(0)
+    draw = lambda *size: torch.randn(size, device="cuda")  # noqa: E731
+    x, weight = draw(B, H, W, C).to(dtype), (draw(8 * C, C) * C**-0.5).to(dtype)
+    bias, taps, shift = draw(8 * C), 0.3 * draw(8 * C, 1, 3, 3), draw(8 * C)
+    how = downsample_cuda.plan_for(x, 8 * C)
+    if how is None:
+        pytest.skip("this kernel is for compute capability 9.0")
+    rows = taps.reshape(8 * C, 9).t().contiguous()
+    got = downsample_cuda.expand_downsample_cuda(x, weight, bias, rows, shift, how)
+    for i in range(0, B, 8):  # the wide map of all in double precision would be large
+        part = [own.double() for own in (x[i : i + 8], weight, bias, taps, shift)]
+        wanted = expand_downsample_ref(*part)
+        assert relative_error(got[i : i + 8], wanted) < torch.finfo(dtype).eps / 2
 
 
 ACTIVATIONS: list[Activation] = ["none", "relu", "gelu", "silu_second_half"]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from kernels.device import Device
+from kernels.expand_downsample import cuda_fwd as downsample_cuda
+from kernels.expand_downsample.reference import expand_downsample_ref
 from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
 from kernels.state_fusion import cuda_fwd
@@ -113,4 +115,41 @@ def test_product(
     library.run(blocks, *(ctypes.c_void_p(own.data_ptr()) for own in tensors), M)
     exact = [own.double() for own in (x, weight, bias)]
     wanted = linear_ref(*exact, norm_eps=EPS, offset=offset, activation=activation)
+    assert float((out.double() - wanted).norm() / wanted.norm()) < 5e-4
+
+
+# one position; the same with a row too many; an odd map with strips, in one block of many tasks;
+# rows longer than a unit, odd and even; channels that fill no block of the copies, or many
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        ((2, 1, 1, 16), {}),
+        ((2, 5, 7, 32), {"strips": 2, "rows": 2, "blocks": 2, "units": 1}),
+        ((1, 4, 67, 16), {"blocks": 1, "strips": 1, "rows": 2}),
+        ((3, 3, 56, 64), {"blocks": 4, "stages": 2}),
+        ((1, 4, 66, 16), {"positions": 16, "units": 4, "tiles": 5}),
+        ((2, 2, 14, 384), {"stages": 2}),
+    ],
+    ids=str,
+)
+def test_down_sampling(
+    shape: tuple[int, int, int, int], changes: dict[str, Any], tmp_path: Path
+) -> None:
+    B, H, W, C = shape
+    N = 256 if C == 32 else 128
+    plan = downsample_cuda.plan(shape, N, Device((9, 0), 132, 232448))
+    assert plan is not None
+    how = replace(plan, **changes)
+    defines = dict(downsample_cuda.defines_of(how, W, C, N, torch.float16))
+    library = build("downsample", downsample_cuda.SOURCE, tmp_path, defines)
+    torch.manual_seed(0)
+    # tokens of a wider map
+    x, weight = torch.randn(B, H, W, C + 8).half()[..., :C], (torch.randn(N, C) * C**-0.5).half()
+    bias, shift, taps = torch.randn(N), torch.randn(N), 0.3 * torch.randn(N, 1, 3, 3)
+    out = torch.full((B, -(-H // 2), -(-W // 2), N), torch.nan, dtype=torch.float16)
+    tensors = [x, weight, bias, taps.reshape(N, 9).t().contiguous(), shift, out]
+    pointers = [ctypes.c_void_p(own.data_ptr()) for own in tensors]
+    library.run(how.blocks, *pointers, B, H, W, C + 8, how.tiles, how.strips, how.rows)
+    exact = [own.double() for own in (x, weight, bias, taps, shift)]
+    wanted = expand_downsample_ref(*exact)
     assert float((out.double() - wanted).norm() / wanted.norm()) < 5e-4

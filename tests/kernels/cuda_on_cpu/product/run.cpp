@@ -6,13 +6,6 @@
 #define BFLOAT 0
 #include "wide_product.cu"
 
-static TensorMap map_of(std::uint16_t* values, int rows, int columns, int rows_of_box) {
-    const Matrix matrix = {values, rows, columns, rows_of_box};
-    TensorMap map;
-    std::memcpy(map.opaque, &matrix, sizeof(Matrix));
-    return map;
-}
-
 extern "C" void run(
     int blocks, std::uint16_t* x, std::uint16_t* weight, std::uint16_t* out, const float* bias,
     const float* colsum, const float* statistics, const float* shift, int M

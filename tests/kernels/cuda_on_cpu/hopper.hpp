@@ -1,0 +1,163 @@
+// `hopper.cuh` for a CPU: shared memory is an array, whose places are numbers.
+
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+
+alignas(1024) inline char memory[232448];
+
+inline u32 shared_address(const void* pointer) {
+    return static_cast<u32>(static_cast<const char*>(pointer) - memory);
+}
+
+// ---- barriers that count arrivals and bytes
+
+struct Arrivals {
+    std::mutex mutex;
+    std::condition_variable changed;
+    u32 expected = 0, missing = 0, phase = 0;
+    long long bytes = 0;
+
+    void change(u32 arrived, long long more_bytes) {
+        std::lock_guard lock(mutex);
+        missing -= arrived;
+        bytes += more_bytes;
+        if (missing == 0 && bytes == 0) {
+            missing = expected;
+            ++phase;
+            changed.notify_all();
+        }
+    }
+};
+
+inline Arrivals& arrivals_at(u32 barrier) {
+    static std::vector<Arrivals> all(sizeof(memory) / 8);
+    return all[barrier / 8];
+}
+
+inline void init_barrier(u32 barrier, u32 arrivals) {
+    Arrivals& own = arrivals_at(barrier);
+    own.expected = own.missing = arrivals;
+    own.phase = 0, own.bytes = 0;
+}
+
+// the bytes first: the arrival must not end a phase that still waits for them
+inline void expect_bytes(u32 barrier, u32 bytes) { arrivals_at(barrier).change(1, bytes); }
+inline void arrive(u32 barrier) { arrivals_at(barrier).change(1, 0); }
+
+inline void wait(u32 barrier, u32 parity) {
+    Arrivals& own = arrivals_at(barrier);
+    std::unique_lock lock(own.mutex);
+    own.changed.wait(lock, [&] { return own.phase % 2 != parity; });
+}
+
+inline void sync_group(int group) { groups[group + 1]->barrier.arrive_and_wait(); }
+
+// ---- the copy engine
+
+// What the tests put into a map: sizes and steps of three axes, the innermost first.
+struct Values {
+    std::uint16_t* first;
+    int sizes[3];
+    long long steps[3];
+    int boxes[3];
+};
+
+inline TensorMap map_of(const Values& values) {
+    TensorMap map;
+    std::memcpy(map.opaque, &values, sizeof(Values));
+    return map;
+}
+
+inline TensorMap map_of(std::uint16_t* first, int rows, int columns, int rows_of_box) {
+    return map_of({first, {columns, 1, rows}, {1, 0, columns}, {64, 1, rows_of_box}});
+}
+
+// The 16 bytes of a row of 128 lie in another order in each of eight rows.
+inline u32 swizzle(u32 address) { return address ^ (address >> 7 & 7) << 4; }
+
+// `use(address, value)` of all values of a box; no value where the tensor ends.
+template <typename Use>
+void for_each_in_box(const TensorMap& map, const int (&at)[3], u32 shared, Use use) {
+    Values values;
+    std::memcpy(&values, map.opaque, sizeof(Values));
+    const auto exists = [&](int axis, int index) {
+        return index >= 0 && index < values.sizes[axis];
+    };
+    for (int z = 0; z < values.boxes[2]; ++z)
+        for (int y = 0; y < values.boxes[1]; ++y)
+            for (int x = 0; x < values.boxes[0]; ++x, shared += 2) {
+                const int place[3] = {at[0] + x, at[1] + y, at[2] + z};
+                long long offset = 0;
+                bool inside = true;
+                for (int axis = 0; axis < 3; ++axis) {
+                    offset += place[axis] * values.steps[axis];
+                    inside = inside && exists(axis, place[axis]);
+                }
+                use(memory + swizzle(shared), inside ? values.first + offset : nullptr);
+            }
+}
+
+inline void load_box(u32 shared, const TensorMap& map, int x, int y, int z, u32 barrier) {
+    long long bytes = 0;
+    for_each_in_box(map, {x, y, z}, shared, [&](char* to, const std::uint16_t* from) {
+        const std::uint16_t value = from ? *from : 0;
+        std::memcpy(to, &value, 2);
+        bytes += 2;
+    });
+    arrivals_at(barrier).change(0, -bytes);
+}
+
+inline void load_box(u32 shared, const TensorMap& map, int column, int row, u32 barrier) {
+    load_box(shared, map, column, 0, row, barrier);
+}
+
+inline void store_box(const TensorMap& map, int x, int y, int z, u32 shared) {
+    for_each_in_box(map, {x, y, z}, shared, [](const char* from, std::uint16_t* to) {
+        if (to) std::memcpy(to, from, 2);
+    });
+}
+
+inline void store_box(const TensorMap& map, int column, int row, u32 shared) {
+    store_box(map, column, 0, row, shared);
+}
+
+inline void commit_stores() {}
+template <int PENDING>
+void wait_for_stores() {}
+
+// ---- tensor cores: each thread computes the sums that it would hold
+
+inline u64 describe(u32 shared) { return shared >> 4; }
+
+inline float operand(u64 description, int row, int k) {
+    std::uint16_t bits;
+    std::memcpy(&bits, memory + swizzle(u32(description << 4) + row * 128 + k * 2), 2);
+    return widen_half(bits);
+}
+
+// these keep the lanes of a warp together, on which the barriers' users rely
+inline void begin_products() { __syncwarp(); }
+inline void commit_products() { __syncwarp(); }
+template <int PENDING>
+void wait_for_products() {
+    __syncwarp();
+}
+
+// ---- the rest
+
+inline float power_of_two(float x) { return std::exp2(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
+inline float relu(float x) { return x < 0.0f ? 0.0f : x; }
+
+inline u32 narrow(float low, float high) {
+    return narrow_half(low) | static_cast<u32>(narrow_half(high)) << 16;
+}
+
+inline void publish_barriers() {}
+inline void publish_values() {}
+template <int COUNT>
+void give_registers() {}
+template <int COUNT>
+void take_registers() {}
