@@ -16,14 +16,18 @@ from kernels.linear.reference import Activation
 
 SOURCE: Final = Path(__file__).with_name("wide_product.cu")
 # as in the source
-TILE: Final = 128
+ROWS: Final = 64
+COLUMNS: Final = 128
 DEPTH: Final = 64
-_BOX_BYTES: Final = TILE * DEPTH * 2
-_THREADS: Final = 384
-_STAGING_BYTES: Final = 4 * _BOX_BYTES
+# groups of warps: one multiplies while the others work on their results
+CONSUMERS: Final = 4
+_BOX_BYTES: Final = ROWS * DEPTH * 2
+_WEIGHT_BOX_BYTES: Final = COLUMNS * DEPTH * 2
+_THREADS: Final = 128 * (1 + CONSUMERS)
+_STAGING_BYTES: Final = CONSUMERS * ROWS * COLUMNS * 2
 # alignment, bias, column sums, shift and barriers
-_REST_BYTES: Final = 1024 + 3 * TILE * 4 + 256
-_MAX_STAGES: Final = 6
+_REST_BYTES: Final = 1024 + 3 * COLUMNS * 4 + 512
+_MAX_STAGES: Final = 12
 _ACTIVATIONS: Final[dict[Activation, int]] = {
     "none": 0,
     "relu": 1,
@@ -35,8 +39,8 @@ _HALVES: Final = (torch.float16, torch.bfloat16)
 
 def stages_for(K: int, shared_limit: int) -> int:
     """Blocks of rows in flight that fit a block's shared memory."""
-    left = shared_limit - _REST_BYTES - _STAGING_BYTES
-    return min(_MAX_STAGES, left // _BOX_BYTES - _blocks(K))
+    left = shared_limit - _REST_BYTES - _STAGING_BYTES - _blocks(K) * _WEIGHT_BOX_BYTES
+    return min(_MAX_STAGES, left // _BOX_BYTES)
 
 
 def _blocks(K: int) -> int:
@@ -55,11 +59,11 @@ def can_serve(rows: Tensor, weight: Tensor) -> bool:
     if not (rows.is_cuda and nvrtc.is_available() and rows.dtype in _HALVES):
         return False
     # the copy engine counts in 16 bytes; halves of the columns end where its boxes do
-    if K % 8 or N % TILE or rows.stride(0) % 8 or rows.data_ptr() % 16:
+    if K % 8 or N % COLUMNS or rows.stride(0) % 8 or rows.data_ptr() % 16:
         return False
     device = describe_device(rows.device)
     # few tiles: every block would read its weight for next to nothing
-    enough = 2 * device.multiprocessors <= -(-M // TILE) * (N // TILE)
+    enough = 4 * device.multiprocessors <= -(-M // ROWS) * (N // COLUMNS)
     fits = stages_for(K, device.shared_bytes) >= 2
     return device.capability == (9, 0) and enough and fits
 
@@ -97,22 +101,23 @@ def wide_product_cuda(
         "K": K,
         "N": N,
         "STAGES": stages,
+        "CONSUMERS": CONSUMERS,
         "NORM": int(statistics is not None),
         "SHIFT": int(shift is not None),
         "ACTIVATION": _ACTIVATIONS[activation],
         "BFLOAT": int(rows.dtype == torch.bfloat16),
     }
     kernel = nvrtc.load_kernel(SOURCE, "wide_product", tuple(defines.items()), rows.device)
-    columns = N // TILE
-    blocks = columns * max(1, min(device.multiprocessors // columns, -(-M // TILE)))
+    columns = N // COLUMNS
+    blocks = columns * max(1, min(device.multiprocessors // columns, -(-M // ROWS)))
     kernel.launch(
         (blocks, 1, 1),
         _THREADS,
-        _REST_BYTES + _STAGING_BYTES + (_blocks(K) + stages) * _BOX_BYTES,
+        _REST_BYTES + _STAGING_BYTES + _blocks(K) * _WEIGHT_BOX_BYTES + stages * _BOX_BYTES,
         (
-            nvrtc.TensorMap(rows, (TILE, DEPTH)),
-            nvrtc.TensorMap(weight, (TILE, DEPTH)),
-            nvrtc.TensorMap(out, (64, 64)),
+            nvrtc.TensorMap(rows, (ROWS, DEPTH)),
+            nvrtc.TensorMap(weight, (COLUMNS, DEPTH)),
+            nvrtc.TensorMap(out, (ROWS, 64)),
             bias,
             bias if colsum is None else colsum,
             bias if statistics is None else statistics,

@@ -3,12 +3,13 @@
 //
 // A block owns 128 columns of the result for as long as it lives, so its part of the weight is
 // read once and stays in shared memory; rows of x stream past it through a ring that one thread
-// fills (TMA). Two groups of warps take turns: while one multiplies its 128 x 128 tile on the
-// tensor cores, the other applies norm, bias and activation to its last one and sends it (TMA).
+// fills (TMA). Groups of warps take turns: while one multiplies its 64 x 128 tile on the tensor
+// cores, the others apply norm, bias and activation to their last ones and send them (TMA).
 //
 // Compiled at run time for each shape (see cuda_fwd.py), which defines
 //   K, N        of the product
 //   STAGES      of the ring
+//   CONSUMERS   groups of warps that multiply
 //   NORM        1: rows are normalised; the LayerNorm is applied after the product
 //   SHIFT       1: with NORM, rows carry an offset that is not normalised
 //   ACTIVATION  0 none, 1 ReLU, 2 GELU, 3 SiLU of the second half of the columns
@@ -16,14 +17,16 @@
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
-constexpr int TILE = 128;  // rows and columns
+constexpr int ROWS = 64;  // of a tile
+constexpr int COLUMNS = 128;
 constexpr int DEPTH = 64;  // of a block of K: 128 bytes, what one swizzled row holds
 constexpr int BLOCKS = (K + DEPTH - 1) / DEPTH;
-constexpr int COLUMN_TILES = N / TILE;
-constexpr u32 BOX = TILE * DEPTH * 2;  // bytes of 128 rows, 64 deep
-constexpr u32 HALF_BOX = BOX / 2;  // 64 rows
-constexpr int CONSUMERS = 2;
+constexpr int COLUMN_TILES = N / COLUMNS;
+constexpr u32 BOX = ROWS * DEPTH * 2;  // bytes of the rows of a tile, 64 deep
+constexpr u32 WEIGHT_BOX = COLUMNS * DEPTH * 2;
 constexpr int GROUP = 128;  // threads
+constexpr int LAUNCHED = 65536 / (GROUP * (1 + CONSUMERS)) / 8 * 8;  // registers of each thread
+constexpr int PRODUCERS_REST = 24;  // what the group that multiplies nothing keeps of them
 
 struct __align__(64) TensorMap { char opaque[128]; };
 
@@ -96,7 +99,7 @@ __device__ __forceinline__ void finish(
             );
         }
         const u32 column = (n % 8 + matrix / 2) ^ (lane % 8);  // swizzled, of eight
-        store_matrices(staging + n / 8 * HALF_BOX + row * 128 + column * 16, pairs);
+        store_matrices(staging + n / 8 * BOX + row * 128 + column * 16, pairs);
     }
 }
 
@@ -126,9 +129,11 @@ struct Share {
 __device__ __forceinline__ void produce(
     const Layout& at, const Share& share, const TensorMap& x_map, const TensorMap& weight_map
 ) {
-    expect_bytes(at.weight_ready, BLOCKS * BOX);
-    for (int block = 0; block < BLOCKS; ++block)
-        load_box(at.weight + block * BOX, weight_map, block * DEPTH, share.column, at.weight_ready);
+    expect_bytes(at.weight_ready, BLOCKS * WEIGHT_BOX);
+    for (int block = 0; block < BLOCKS; ++block) {
+        const u32 to = at.weight + block * WEIGHT_BOX;
+        load_box(to, weight_map, block * DEPTH, share.column, at.weight_ready);
+    }
     int index = 0;
     for (int tile = share.first; tile < share.tiles; tile += share.step)
         for (int block = 0; block < BLOCKS; ++block, ++index) {
@@ -136,7 +141,7 @@ __device__ __forceinline__ void produce(
             wait(at.empty + 8 * turn.stage, turn.parity ^ 1);  // at first all are empty
             const u32 barrier = at.full + 8 * turn.stage;
             expect_bytes(barrier, BOX);
-            load_box(at.ring + turn.stage * BOX, x_map, block * DEPTH, tile * TILE, barrier);
+            load_box(at.ring + turn.stage * BOX, x_map, block * DEPTH, tile * ROWS, barrier);
         }
 }
 
@@ -145,9 +150,9 @@ __device__ __forceinline__ void signal(u32 barrier) {
     if (threadIdx.x % 32 == 0) arrive(barrier);
 }
 
-// The sums of one 128 x 128 tile, whose rows come as number `turns` of this block's tiles.
+// The sums of one tile, whose rows come as number `turns` of this block's tiles.
 __device__ __forceinline__ void multiply_tile(
-    float (&sums)[2][64], const Layout& at, int turns, int group
+    float (&sums)[64], const Layout& at, int turns, int group
 ) {
     // one group multiplies at a time: nobody may wait for a turn of the ring before the turn
     // before it has come, which a barrier could not tell from it
@@ -157,25 +162,23 @@ __device__ __forceinline__ void multiply_tile(
         const Turn turn = turn_of(turns * BLOCKS + block);
         wait(at.full + 8 * turn.stage, turn.parity);
         const u64 a = describe(at.ring + turn.stage * BOX);
-        const u64 b = describe(at.weight + block * BOX);
+        const u64 b = describe(at.weight + block * WEIGHT_BOX);
         begin_products();
 #pragma unroll
-        for (int k = 0; k < DEPTH / 16; ++k) {  // 32 bytes, in units of 16
-            multiply(sums[0], a + 2 * k, b + 2 * k, block + k);
-            multiply(sums[1], a + 2 * k + HALF_BOX / 16, b + 2 * k, block + k);
-        }
+        for (int k = 0; k < DEPTH / 16; ++k)  // 32 bytes, in units of 16
+            multiply(sums, a + 2 * k, b + 2 * k, block + k);
         commit_products();
         if (block > 0) {
             wait_for_products<1>();
             signal(at.empty + 8 * turn_of(turns * BLOCKS + block - 1).stage);
         }
     }
-    signal(at.may_multiply + 8 * (1 - group));
+    signal(at.may_multiply + 8 * ((group + 1) % CONSUMERS));
     wait_for_products<0>();
     signal(at.empty + 8 * turn_of(turns * BLOCKS + BLOCKS - 1).stage);
 }
 
-// 64 of a tile's rows: through shared memory to the result.
+// A tile: through shared memory to the result.
 __device__ __forceinline__ void send(
     const float (&sums)[64],
     const TensorMap& out_map,
@@ -187,15 +190,15 @@ __device__ __forceinline__ void send(
     u32 staging
 ) {
     const bool is_first_thread = threadIdx.x % GROUP == 0;
-    // the last store of this half's staging has read it
-    if (is_first_thread) wait_for_stores<1>();
+    // the last tile's store has read the staging
+    if (is_first_thread) wait_for_stores<0>();
     sync_group(group);
     finish(sums, own, rows, column, staging);
     publish_values();
     sync_group(group);
     if (is_first_thread) {
         store_box(out_map, column, top, staging);
-        store_box(out_map, column + 64, top, staging + HALF_BOX);
+        store_box(out_map, column + 64, top, staging + BOX);
         commit_stores();
     }
 }
@@ -214,23 +217,23 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
     const u32 begin = shared_address(memory);
     Layout at;
     at.weight = (begin + 1023) / 1024 * 1024;  // as the swizzle wants it
-    at.ring = at.weight + BLOCKS * BOX;
+    at.ring = at.weight + BLOCKS * WEIGHT_BOX;
     at.staging = at.ring + STAGES * BOX;
     const u32 rest = at.staging + 2 * CONSUMERS * BOX - begin;
     Columns own;
     own.bias = reinterpret_cast<float2*>(memory + rest);
-    own.colsum = own.bias + TILE / 2;
-    own.shift = own.colsum + TILE / 2;
-    at.full = shared_address(own.shift + TILE / 2);
+    own.colsum = own.bias + COLUMNS / 2;
+    own.shift = own.colsum + COLUMNS / 2;
+    at.full = shared_address(own.shift + COLUMNS / 2);
     at.empty = at.full + 8 * STAGES;
     at.weight_ready = at.full + 16 * STAGES;
     at.may_multiply = at.weight_ready + 8;
 
     Share share;
-    share.column = blockIdx.x % COLUMN_TILES * TILE;
+    share.column = blockIdx.x % COLUMN_TILES * COLUMNS;
     share.first = blockIdx.x / COLUMN_TILES;
     share.step = gridDim.x / COLUMN_TILES;
-    share.tiles = (M + TILE - 1) / TILE;
+    share.tiles = (M + ROWS - 1) / ROWS;
 
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; ++i) {
@@ -241,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
         for (int i = 0; i < CONSUMERS; ++i) init_barrier(at.may_multiply + 8 * i, 4);
         publish_barriers();
     }
-    if (threadIdx.x < TILE) {
+    if (threadIdx.x < COLUMNS) {
         const int column = share.column + threadIdx.x;
         reinterpret_cast<float*>(own.bias)[threadIdx.x] = bias[column];
         if (NORM) reinterpret_cast<float*>(own.colsum)[threadIdx.x] = colsum[column];
@@ -251,30 +254,25 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
 
     // registers go where they are needed
     if (threadIdx.x < GROUP) {
-        give_registers<40>();
+        give_registers<PRODUCERS_REST>();
         if (threadIdx.x == 0) produce(at, share, x_map, weight_map);
     } else {
-        take_registers<232>();
+        take_registers<(LAUNCHED * (1 + CONSUMERS) - PRODUCERS_REST) / CONSUMERS / 8 * 8>();
         const int group = threadIdx.x / GROUP - 1;
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
         const u32 staging = at.staging + group * 2 * BOX;
         wait(at.weight_ready, 0);
-        if (group == 1) signal(at.may_multiply);
+        if (group == CONSUMERS - 1) signal(at.may_multiply);
         for (int turns = group;; turns += CONSUMERS) {
             const int tile = share.first + turns * share.step;
             if (tile >= share.tiles) break;
-            float sums[2][64];
+            const int top = tile * ROWS, row = top + warp * 16 + lane / 4;
+            const Row rows[2] = {
+                statistics_of(statistics, row, M), statistics_of(statistics, row + 8, M)
+            };
+            float sums[64];
             multiply_tile(sums, at, turns, group);
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int top = tile * TILE + half * 64, row = top + warp * 16 + lane / 4;
-                const Row rows[2] = {
-                    statistics_of(statistics, row, M), statistics_of(statistics, row + 8, M)
-                };
-                send(
-                    sums[half], out_map, own, rows, share.column, top, group, staging + half * BOX
-                );
-            }
+            send(sums, out_map, own, rows, share.column, top, group, staging);
         }
         if (threadIdx.x % GROUP == 0) wait_for_stores<0>();
     }

@@ -104,6 +104,7 @@ def test_product(
     kinds = ["none", "relu", "gelu", "silu_second_half"]
     has_offset = activation == "gelu"
     defines = {"K": K, "N": N, "STAGES": stages, "NORM": 1, "SHIFT": int(has_offset)}
+    defines["CONSUMERS"] = linear_cuda.CONSUMERS
     defines["ACTIVATION"] = kinds.index(activation)
     library = build("product", linear_cuda.SOURCE, tmp_path, defines)
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ extern "C" void run(
     int blocks, std::uint16_t* x, std::uint16_t* weight, std::uint16_t* out, const float* bias,
     const float* colsum, const float* statistics, const float* shift, int M
 ) {
-    const TensorMap x_map = map_of(x, M, K, TILE), weight_map = map_of(weight, N, K, TILE);
+    const TensorMap x_map = map_of(x, M, K, ROWS), weight_map = map_of(weight, N, K, COLUMNS);
     const TensorMap out_map = map_of(out, M, N, 64);
     run_grid({blocks, 1, 1}, GROUP * (1 + CONSUMERS), GROUP, [&] {
         wide_product(x_map, weight_map, out_map, bias, colsum, statistics, shift, M);
