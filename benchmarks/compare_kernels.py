@@ -5,7 +5,7 @@ python -m benchmarks.compare_kernels --out benchmarks/results/compare-kernels-h1
 At the shapes of the stages of tiny and base. Every time is that of a graph of ten launches, so that
 neither the way to the launch nor an empty cache is in it. The library multiplies only: norm, bias
 and activation are left out; `sum` is the MLP's second product, added to its residual, where the
-library leaves out the bias. Down-sampling in one launch is a trial that no model uses yet.
+library leaves out the bias.
 """
 
 import argparse
@@ -19,8 +19,7 @@ import triton
 from benchmarks.kernel_trials import EPS, exact, half
 from benchmarks.report import Row, write_report
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
-from kernels.expand_downsample import cuda_fwd as expand_downsample_cuda
-from kernels.expand_downsample.triton_fwd import expand_downsample_triton
+from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.linear.cuda_fwd import wide_product_cuda
 from kernels.linear.forward import linear
 from kernels.linear.triton_fwd import linear_triton
@@ -85,10 +84,9 @@ def down_sampling(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[],
         return depthwise_stride2_triton(wide, taps, taps_bias)
 
     yield "two launches", apart
-    yield "Triton, one launch", lambda: expand_downsample_triton(x, weight, bias, taps, taps_bias)
-    if (how := expand_downsample_cuda.plan_for(x, N)) is not None:
+    if (how := downsample_cuda.plan_for(x, N)) is not None:
         arguments = (x, weight, bias, taps, taps_bias, how)
-        yield "CUDA", lambda: expand_downsample_cuda.expand_downsample_cuda(*arguments)
+        yield "CUDA, one launch", lambda: downsample_cuda.expand_downsample_cuda(*arguments)
 
 
 CASES: Final = (

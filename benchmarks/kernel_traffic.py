@@ -30,10 +30,9 @@ def kernel_traffic(name: str, batch: int, side: int) -> Counter[str]:
         for kernel, units in _block(dim).items():
             moved[kernel] += depth * round(units * tokens * dim * 2)
         if stage < len(config.dims) - 1:
-            # expand to 8 C; stride 2; 8 C to 2 C at a quarter of the tokens
-            moved["wide_product"] += 9 * tokens * dim * 2
+            # 8 C at a quarter of the tokens; from them to 2 C
+            moved["expand_downsample"] += 3 * tokens * dim * 2
             moved["_linear_kernel"] += round(2.5 * tokens * dim * 2)
-            moved["_depthwise_stride2_kernel"] += 10 * tokens * dim * 2
     return moved
 
 

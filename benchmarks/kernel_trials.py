@@ -229,22 +229,6 @@ def stage_trials(B: int, side: int, C: int) -> Iterator[Trial]:
                 exact(8 * C),
             ),
         )
-        yield from trials(
-            "expand_downsample",
-            "expand_downsample",
-            "_tiles",
-            3 * unit,
-            ((32, 64, 4), (64, 32, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8), (128, 128, 8)),
-            lambda: _bind(
-                "expand_downsample",
-                "expand_downsample_triton",
-                shaped(C),
-                half(8 * C, C),
-                exact(8 * C),
-                exact(9, 8 * C),
-                exact(8 * C),
-            ),
-        )
 
 
 def _linear_trials(

@@ -21,7 +21,10 @@ _PAUSE_AFTER_ERROR_S: Final = 0.02
 
 
 class Replica:
-    """The connections to one server: idle ones are reused, the last one first.
+    """The connections to one server: idle ones are reused, the one that has waited longest first.
+
+    So requests come from all of them in turns, like those of as many clients. The last one first
+    would send most requests over a few connections, and so to few of the server's front ends.
 
     Args:
         limit: of open connections.
@@ -38,7 +41,7 @@ class Replica:
     def idle(self) -> Connection | None:
         """An open connection that carries no request."""
         while self._idle:
-            connection = self._idle.pop()
+            connection = self._idle.popleft()
             if connection.is_open:
                 return connection
         return None

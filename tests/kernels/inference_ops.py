@@ -11,8 +11,6 @@ from kernels.depthwise.reference import conv_silu_ref, position_encoding_ref
 from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.downsample.reference import depthwise_stride2_ref
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
-from kernels.expand_downsample.reference import expand_downsample_ref
-from kernels.expand_downsample.triton_fwd import expand_downsample_triton
 from kernels.linear.reference import linear_ref
 from kernels.linear.triton_fwd import linear_triton
 from kernels.position_linear.reference import position_linear_ref
@@ -247,16 +245,6 @@ def depthwise_stride2(d: Draw) -> Case:
     )
 
 
-def expand_downsample(d: Draw) -> Case:
-    N = 8 * d.C
-    x, w, b = d.map(), d.half(N, d.C, scale=d.C**-0.5), d.exact(N)
-    t, tb = d.exact(N, 1, 3, 3, scale=0.3), d.exact(N)
-    return Case(
-        lambda: [expand_downsample_triton(x, w, b, taps(t), tb)],
-        lambda wide: [expand_downsample_ref(*widen(wide, x, w, b, t, tb))],
-    )
-
-
 def picture_conv(d: Draw) -> Case:
     pictures = (d.exact(d.B, d.H, d.W, 4).abs() * 100).clamp(max=255).to(torch.uint8)
     pictures[..., 3] = 255
@@ -326,7 +314,6 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         low_rank_scan,
         gated_fusion,
         depthwise_stride2,
-        expand_downsample,
         picture_conv,
         conv3x3,
         conv3x3_project,

@@ -43,9 +43,6 @@ SPECIAL: list[tuple[str, Shape]] = [
     *((op, (2, 3, 8, 96)) for op in DEPTHWISE),
     *((op, (1, 4, 7, 192)) for op in DEPTHWISE),
     *((op, (3, 5, 6, 12)) for op in DEPTHWISE),
-    # rows that several programs share; the last column alone, or beside its odd neighbour
-    ("expand_downsample", (1, 3, 14, 16)),
-    ("expand_downsample", (1, 4, 13, 16)),
     ("low_rank_scan", (1, 24, 25, 16)),
     ("low_rank_scan", (2, 24, 24, 24)),
 ]
