@@ -109,6 +109,28 @@ def plan_for(state: Tensor) -> Plan | None:
     return plan((B, H, W, E), device) if device.capability >= (8, 0) else None
 
 
+def defines_of(
+    how: Plan, W: int, E: int, projected: int, gate_stride: int, dtype: torch.dtype
+) -> tuple[tuple[str, int], ...]:
+    """What is compiled in for maps of W columns and E channels.
+
+    Args:
+        projected: values of a token in the map whose last one is C.
+        gate_stride: elements between two tokens of the gate.
+    """
+    return (
+        ("E", E),
+        ("PASSES", how.passes),
+        ("STRIPS", how.strips),
+        ("P", projected),
+        ("GATE", gate_stride),
+        ("STEP", how.step),
+        ("ACROSS", min(-(-W // WIDTH), 3)),
+        ("WHOLE", int(W % WIDTH == 0)),
+        ("BFLOAT", int(dtype == torch.bfloat16)),
+    )
+
+
 def gated_fusion_cuda(
     state: Tensor,
     u: Tensor,
@@ -136,16 +158,8 @@ def gated_fusion_cuda(
         gate_stride = gate.shape[-1]
     B, H, W, E = state.shape
     out = torch.empty_like(state)
-    defines = {
-        "E": E,
-        "PASSES": how.passes,
-        "STRIPS": how.strips,
-        "P": projected.shape[-1],
-        "GATE": gate_stride,
-        "STEP": how.step,
-        "BFLOAT": int(state.dtype == torch.bfloat16),
-    }
-    kernel = nvrtc.load_kernel(SOURCE, "gated_fusion", tuple(defines.items()), state.device)
+    defines = defines_of(how, W, E, projected.shape[-1], gate_stride, state.dtype)
+    kernel = nvrtc.load_kernel(SOURCE, "gated_fusion", defines, state.device)
     arguments = (state, u, projected, gate, weight, D, norm_weight, norm_bias, out)
     kernel.launch(
         (how.tiles, -(-H // how.rows), B),

@@ -12,6 +12,8 @@
 //   P           values a token has in `projected`
 //   GATE        elements between two tokens of the gate
 //   STEP        rows that are computed between two meetings of the block's threads
+//   ACROSS      strips in a row of the map; 3: that many or more
+//   WHOLE       1: rows are full strips
 //   BFLOAT      1: values are bfloat16, 0: float16
 
 constexpr int WIDTH = 7;  // tokens of a strip
@@ -54,17 +56,18 @@ __device__ __forceinline__ void fetch_row(
     }
 }
 
-// Where a strip's neighbours lie, in pairs beside its first token. Those inside the strip are known
-// when this is compiled; those beside it depend on the map's edge.
-struct Neighbours {
-    int left[REACH], right[REACH];
+// Whether a strip is the first or the last of its row: the columns beyond repeat its edge.
+template <bool FIRST, bool LAST>
+struct Edges {
+    static constexpr bool first = FIRST, last = LAST;
 };
 
-template <int SHIFT>
-__device__ __forceinline__ float2 load(const Pair* strip, const Neighbours& neighbours) {
-    if constexpr (SHIFT < 0) return widen(strip[neighbours.left[SHIFT + REACH]]);
-    if constexpr (SHIFT >= WIDTH) return widen(strip[neighbours.right[SHIFT - WIDTH]]);
-    return widen(strip[SHIFT * PAIRS]);
+template <int SHIFT, typename Edges>
+__device__ __forceinline__ float2 load(const Pair* strip) {
+    constexpr int FROM = Edges::first && SHIFT < 0           ? 0
+                         : Edges::last && SHIFT > WIDTH - 1 ? WIDTH - 1
+                                                            : SHIFT;
+    return widen(strip[FROM * PAIRS]);
 }
 
 // Which tap joins a token to what lies `distance` columns beside it in a row: an index, or -1.
@@ -86,13 +89,13 @@ constexpr __device__ bool is_needed() {
 
 // Adds one row's values to the strip's sums, neighbour by neighbour; DILATION 0 is the strip's own
 // row with the taps of all three dilations.
-template <int DILATION, int SHIFT = -REACH>
+template <int DILATION, typename Edges, int SHIFT = -REACH>
 __device__ __forceinline__ void add_row(
-    float2 (&sums)[WIDTH], const Pair* strip, const Neighbours& neighbours, const float2* taps
+    float2 (&sums)[WIDTH], const Pair* strip, const float2* taps
 ) {
     if constexpr (SHIFT < WIDTH + REACH) {
         if constexpr (is_needed<DILATION, SHIFT>()) {
-            const float2 value = load<SHIFT>(strip, neighbours);
+            const float2 value = load<SHIFT, Edges>(strip);
 #pragma unroll
             for (int token = 0; token < WIDTH; ++token) {
                 const int tap = tap_of<DILATION>(SHIFT - token);
@@ -102,7 +105,7 @@ __device__ __forceinline__ void add_row(
                 }
             }
         }
-        add_row<DILATION, SHIFT + 1>(sums, strip, neighbours, taps);
+        add_row<DILATION, Edges, SHIFT + 1>(sums, strip, taps);
     }
 }
 
@@ -153,17 +156,16 @@ __device__ __forceinline__ void sum_channels(
     if (lane % 4 == 0) scratch[member / 32 * 8 + lane / 4] = sum;
     sync_strip(strip);
     float partial[WIDTH];
-    if (WARPS > 8) {
+    if (WARPS > 4) {
         // a lane for each warp's share; otherwise every thread adds them up for itself
         read_partial(partial, scratch + min(lane, WARPS - 1) * 8);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) partial[j] = lane < WARPS ? partial[j] : 0.0f;
         return spread(values, sum_warp(partial));
     }
+    read_partial(values, scratch);
 #pragma unroll
-    for (int j = 0; j < WIDTH; ++j) values[j] = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < WARPS; ++warp) {
+    for (int warp = 1; warp < WARPS; ++warp) {
         read_partial(partial, scratch + warp * 8);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) values[j] += partial[j];
@@ -187,10 +189,10 @@ __device__ __forceinline__ Inputs read_inputs(
     Inputs inputs;
     const int lane = threadIdx.x % 32;
     inputs.readout = 0;
-    if (lane < WIDTH && column + lane < W) inputs.readout = projected[lane * P + P - 1];
+    if (lane < WIDTH && (WHOLE || column + lane < W)) inputs.readout = projected[lane * P + P - 1];
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
-        const bool exists = column + j < W;
+        const bool exists = WHOLE || column + j < W;
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             inputs.u[pass][j] = exists ? u[j * PAIRS + pass * GROUP] : 0;
@@ -201,28 +203,39 @@ __device__ __forceinline__ Inputs read_inputs(
 }
 
 // The fused states of a strip; `slot` says where in the ring a row beside the strip's own lies.
+template <typename Edges>
+__device__ __forceinline__ void fuse(
+    float2 (&sums)[WIDTH], const Pair* strip, const int* slot, const float2 (&taps)[25], Edges
+) {
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) sums[j] = make_float2(0.0f, 0.0f);
+    add_row<0, Edges>(sums, strip + slot[0], taps);
+    add_row<1, Edges>(sums, strip + slot[-1], taps + 7);
+    add_row<1, Edges>(sums, strip + slot[1], taps + 10);
+    add_row<3, Edges>(sums, strip + slot[-3], taps + 13);
+    add_row<3, Edges>(sums, strip + slot[3], taps + 16);
+    add_row<5, Edges>(sums, strip + slot[-5], taps + 19);
+    add_row<5, Edges>(sums, strip + slot[5], taps + 22);
+}
+
+// The same, whichever strip of its row it is.
 __device__ __forceinline__ void fuse(
     float2 (&sums)[WIDTH],
     const Pair* strip,
     const int* slot,
-    const Neighbours& neighbours,
-    const float2 (&taps)[25]
+    const float2 (&taps)[25],
+    bool is_first,
+    bool is_last
 ) {
-#pragma unroll
-    for (int j = 0; j < WIDTH; ++j) sums[j] = make_float2(0.0f, 0.0f);
-    add_row<0>(sums, strip + slot[0], neighbours, taps);
-    add_row<1>(sums, strip + slot[-1], neighbours, taps + 7);
-    add_row<1>(sums, strip + slot[1], neighbours, taps + 10);
-    add_row<3>(sums, strip + slot[-3], neighbours, taps + 13);
-    add_row<3>(sums, strip + slot[3], neighbours, taps + 16);
-    add_row<5>(sums, strip + slot[-5], neighbours, taps + 19);
-    add_row<5>(sums, strip + slot[5], neighbours, taps + 22);
+    if constexpr (ACROSS == 1) return fuse(sums, strip, slot, taps, Edges<true, true>());
+    if (is_first) return fuse(sums, strip, slot, taps, Edges<true, false>());
+    if (ACROSS == 2 || is_last) return fuse(sums, strip, slot, taps, Edges<false, true>());
+    if constexpr (ACROSS > 2) fuse(sums, strip, slot, taps, Edges<false, false>());
 }
 
-// The observations C h + D u from the fused states h, and this thread's share of their sums.
+// The observations C h + D u from the fused states h.
 __device__ __forceinline__ void observe(
     float2 (&y)[WIDTH],
-    float (&sums)[WIDTH],
     const Pair (&u)[WIDTH],
     unsigned short readout,
     float2 d
@@ -233,29 +246,35 @@ __device__ __forceinline__ void observe(
         const float c = __shfl_sync(0xffffffffu, widen(readout), j);
         y[j].x = y[j].x * c + d.x * value.x;
         y[j].y = y[j].y * c + d.y * value.y;
-        sums[j] += y[j].x + y[j].y;
     }
 }
 
 // Observations of all channels -> centred, and 1 / standard deviation of each token.
 __device__ __forceinline__ void normalise(
-    float2 (&y)[PASSES][WIDTH], float (&statistic)[WIDTH], float* scratch, int strip, float eps
+    float2 (&y)[PASSES][WIDTH], float (&scale)[WIDTH], float* scratch, int strip, float eps
 ) {
-    sum_channels(statistic, scratch, strip);
+    float sums[WIDTH];
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
-        const float mean = statistic[j] * (1.0f / E);
-        statistic[j] = 0.0f;
+        sums[j] = y[0][j].x + y[0][j].y;
+#pragma unroll
+        for (int pass = 1; pass < PASSES; ++pass) sums[j] += y[pass][j].x + y[pass][j].y;
+    }
+    sum_channels(sums, scratch, strip);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        const float mean = sums[j] * (1.0f / E);
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             y[pass][j].x -= mean;
             y[pass][j].y -= mean;
-            statistic[j] += y[pass][j].x * y[pass][j].x + y[pass][j].y * y[pass][j].y;
+            const float squares = y[pass][j].x * y[pass][j].x + y[pass][j].y * y[pass][j].y;
+            sums[j] = pass == 0 ? squares : sums[j] + squares;
         }
     }
-    sum_channels(statistic, scratch + WARPS * 8, strip);
+    sum_channels(sums, scratch + WARPS * 8, strip);
 #pragma unroll
-    for (int j = 0; j < WIDTH; ++j) statistic[j] = rsqrtf(statistic[j] * (1.0f / E) + eps);
+    for (int j = 0; j < WIDTH; ++j) scale[j] = inverse_root(sums[j] * (1.0f / E) + eps);
 }
 
 __device__ __forceinline__ void write(
@@ -274,7 +293,7 @@ __device__ __forceinline__ void write(
         float2 result;
         result.x = (y[j].x * scale[j] * gain.x + bias.x) * z.x;
         result.y = (y[j].y * scale[j] * gain.y + bias.y) * z.y;
-        if (column + j < W) out[j * PAIRS] = narrow(result);
+        if (WHOLE || column + j < W) out[j * PAIRS] = narrow(result);
     }
 }
 
@@ -314,12 +333,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gated_fusion(
         slots[i] = clamp(begin - REACH + i, H) % RING * row_pairs;
     const Pair* map = state + image * H * W * PAIRS;
 
-    Neighbours neighbours;
-#pragma unroll
-    for (int i = 0; i < REACH; ++i) {
-        neighbours.left[i] = (max(column + i - REACH, 0) - column) * PAIRS;
-        neighbours.right[i] = (min(column + WIDTH + i, width - 1) - column) * PAIRS;
-    }
     float2 taps[25];
     if (PASSES == 1) load_taps(taps, weight, member);
 
@@ -345,21 +358,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gated_fusion(
             u + at, gate + token * (GATE / 2) + member, projected + token * P, column, W
         );
         float2 y[PASSES][WIDTH];
-        float statistic[WIDTH] = {};
+        float scale[WIDTH];
         const Pair* here = rows + (column - columns.first) * PAIRS + member;
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             const int pair = pass * GROUP + member;
             if (PASSES > 1) load_taps(taps, weight, pair);
-            fuse(y[pass], here + pass * GROUP, slots + row - begin + REACH, neighbours, taps);
-            observe(y[pass], statistic, inputs.u[pass], inputs.readout, D[pair]);
+            fuse(
+                y[pass], here + pass * GROUP, slots + row - begin + REACH, taps, column == 0,
+                column + WIDTH >= W
+            );
+            observe(y[pass], inputs.u[pass], inputs.readout, D[pair]);
         }
-        normalise(y, statistic, scratch, strip, eps);
+        normalise(y, scale, scratch, strip, eps);
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             const int pair = pass * GROUP + member;
             write(
-                out + at + pass * GROUP, y[pass], statistic, inputs.gate[pass], norm_weight[pair],
+                out + at + pass * GROUP, y[pass], scale, inputs.gate[pass], norm_weight[pair],
                 norm_bias[pair], column, W
             );
         }

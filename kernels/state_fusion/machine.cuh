@@ -26,6 +26,12 @@ __device__ __forceinline__ Pair narrow(float2 value) {
     return pair;
 }
 
+__device__ __forceinline__ float inverse_root(float x) {
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
     unsigned int at = static_cast<unsigned int>(__cvta_generic_to_shared(shared));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(global) : "memory");

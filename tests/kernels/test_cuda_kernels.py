@@ -27,26 +27,14 @@ needs_compiler = pytest.mark.skipif(
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-def fusion_defines(plan: fusion_cuda.Plan, E: int) -> list[tuple[str, int]]:
-    return [
-        ("E", E),
-        ("PASSES", plan.passes),
-        ("STRIPS", plan.strips),
-        ("P", E // 32 + 2),
-        ("GATE", 2 * E),
-        ("STEP", plan.step),
-        ("BFLOAT", 0),
-    ]
-
-
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(("side", "E"), [(56, 128), (28, 384), (14, 768), (7, 1024), (7, 1536)])
 def test_fusion_compiles_without_spilling(side: int, E: int) -> None:
     plan = fusion_cuda.plan((128, side, side, E), H100)
     assert plan is not None
-    code = nvrtc.compile_source(fusion_cuda.SOURCE, fusion_defines(plan, E), "sm_90a")
-    found = code_usage(code)
+    defines = fusion_cuda.defines_of(plan, side, E, E // 32 + 2, 2 * E, torch.float16)
+    found = code_usage(nvrtc.compile_source(fusion_cuda.SOURCE, defines, "sm_90a"))
     assert found["REG"] * plan.threads <= 65536
     assert found["STACK"] <= 32
     assert found["LOCAL"] == 0
@@ -58,7 +46,8 @@ def test_fusion_compiles_without_spilling(side: int, E: int) -> None:
 def test_fusion_compiles_for_other_gpus(architecture: str) -> None:
     plan = fusion_cuda.plan((8, 28, 28, 128), A10)
     assert plan is not None
-    assert nvrtc.compile_source(fusion_cuda.SOURCE, fusion_defines(plan, 128), architecture)
+    defines = fusion_cuda.defines_of(plan, 28, 128, 6, 256, torch.float16)
+    assert nvrtc.compile_source(fusion_cuda.SOURCE, defines, architecture)
 
 
 @needs_compiler

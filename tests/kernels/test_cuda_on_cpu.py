@@ -71,9 +71,7 @@ def test_fusion(shape: tuple[int, int, int, int], changes: dict[str, Any], tmp_p
     assert plan is not None
     how = replace(plan, **changes)
     P, stride = 3, 2 * E
-    names = ("E", "PASSES", "STRIPS", "P", "GATE", "STEP")
-    values = E, how.passes, how.strips, P, stride, how.step
-    defines = dict(zip(names, values, strict=True))
+    defines = dict(cuda_fwd.defines_of(how, W, E, P, stride, torch.float16))
     library = build("fusion", cuda_fwd.SOURCE, tmp_path, defines)
     torch.manual_seed(0)
     state, u, projected, wide = (torch.randn(B, H, W, n).half() for n in (E, E, P, stride))

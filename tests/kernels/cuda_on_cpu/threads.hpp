@@ -35,7 +35,6 @@ struct Index {
 };
 
 inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 inline thread_local Index threadIdx;
 inline Index blockIdx, gridDim;

@@ -3,7 +3,6 @@
 #include "threads.hpp"
 
 #define ON_A_CPU
-#define BFLOAT 0
 #include "gated_fusion.cu"
 
 // shared memory: more than any block of the tests asks for
