@@ -2,11 +2,13 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -54,6 +56,27 @@ class Running:
         found = [value for value in values if value is not None]
         assert found, f"no sample {name} {labels}"
         return sum(found)
+
+    @contextmanager
+    def held_device(self) -> Iterator[Callable[[], None]]:
+        """No batch ends before the function given is called, which the end of the block does, too.
+
+        However slow the machine is, what a test does meanwhile happens before the batch ends.
+        """
+        gate = threading.Event()
+        for entry in self.core.entries().values():
+            entry.backend.infer = partial(  # type: ignore[method-assign]
+                _infer_after, gate, entry.backend.infer
+            )
+        try:
+            yield gate.set
+        finally:
+            gate.set()
+
+
+def _infer_after(gate: threading.Event, infer: Callable[[Any], Any], staged: Any) -> Any:
+    gate.wait()
+    return infer(staged)
 
 
 @asynccontextmanager
