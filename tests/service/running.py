@@ -153,6 +153,13 @@ async def _scrape(places: Mapping[str, Metrics]) -> tuple[bytes, str]:
     return hub.exposition()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Fails where waiting longer would not help on the slowest machine either."""
+    with anyio.fail_after(30):
+        while not condition():  # noqa: ASYNC110 - conditions are metrics
+            await anyio.sleep(0.002)
+
+
 async def wait_until_ready(app: FastAPI, ready_s: float = 30) -> None:
     with anyio.fail_after(ready_s):
         # the engine has no event for this: probes poll it, too

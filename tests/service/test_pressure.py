@@ -4,24 +4,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
 from service.engine.base import EngineState
 from tests.service.conftest import Start
 from tests.service.pictures import jpeg
-from tests.service.running import Running
+from tests.service.running import Running, until
 
 pytestmark = pytest.mark.anyio
 
 LABELS = {"task": "classify", "model": "stub-classify"}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - conditions are metrics
-            await anyio.sleep(0.002)
 
 
 def device_is_busy(running: Running) -> Callable[[], bool]:
