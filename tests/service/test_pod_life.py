@@ -58,7 +58,8 @@ def test_from_start_to_sigterm(tmp_path: Path) -> None:
 
         sent = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        while status(service, "readiness") != 503:
+            assert time.monotonic() - sent < shutdown.grace_s
         while time.monotonic() - sent < shutdown.grace_s - 1:
             # out of the rotation, but what is still sent here is answered
             assert status(service, "readiness") == 503
