@@ -29,6 +29,7 @@ from tests.model.compiled_cases import (
     make_pictures,
     make_predictor,
     truth,
+    use_shallow_demo,
     use_small_detector,
     use_stand_ins,
 )
@@ -43,9 +44,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     use_stand_ins(monkeypatch)
 
 
+# detection has the kernels of the others and more of its own; classification goes through all of
+# its kernels in the service's test as well
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(CLASSIFY, marks=pytest.mark.nightly),
+        DETECT,
+        pytest.param(SEGMENT, marks=pytest.mark.nightly),
+    ],
+)
 def test_with_all_kernels(task: TaskName, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_shallow_demo(monkeypatch)
     use_small_detector(monkeypatch, proposals=3)
     pictures = make_pictures(task, 1)
     params = (
