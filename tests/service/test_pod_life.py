@@ -15,13 +15,13 @@ CPU = "overlays/cpu"
 
 
 def status(service: ServiceProcess, probe: str) -> int | None:
-    """What the kubelet hears from a probe of the Deployment; None: nobody listens."""
+    """What the kubelet hears from a probe of the Deployment; None: nothing, or not in time."""
     declared = container_of(CPU)[f"{probe}Probe"]
     try:
         return httpx.get(
             f"{service.url}{declared['httpGet']['path']}", timeout=declared["timeoutSeconds"]
         ).status_code
-    except httpx.ConnectError:
+    except (httpx.ConnectError, httpx.TimeoutException):
         return None
 
 
