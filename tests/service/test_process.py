@@ -30,13 +30,24 @@ def post(service: ServiceProcess, content: bytes = b"", path: str = "/classify")
     return httpx.post(f"{service.url}{path}", content=content or jpeg(), timeout=30)
 
 
-def wait_for_inflight(service: ServiceProcess, number: int) -> None:
-    wanted = f'smserve_inflight_requests{{task="classify"}} {float(number)}'
+def samples(service: ServiceProcess) -> dict[str, float]:
+    """By name and labels, as they are written."""
+    lines = httpx.get(f"{service.url}/metrics", timeout=30).text.splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def wait_for(service: ServiceProcess, name: str, number: int) -> None:
+    """Until a sample has this value."""
     deadline = time.monotonic() + 30
-    while wanted not in (text := httpx.get(f"{service.url}/metrics", timeout=30).text):
-        seen = [line for line in text.splitlines() if line.startswith("smserve_requests_total")]
-        assert time.monotonic() < deadline, f"never saw {number} requests in flight; done: {seen}"
+    while (found := samples(service)).get(name) != number:
+        done = {name: own for name, own in found.items() if own and "requests_total" in name}
+        assert time.monotonic() < deadline, f"never saw {name} at {number}; done: {done}"
         time.sleep(0.01)
+
+
+def wait_for_inflight(service: ServiceProcess, number: int) -> None:
+    wait_for(service, 'smserve_inflight_requests{task="classify"}', number)
 
 
 def wait_until_closing(service: ServiceProcess) -> None:
@@ -162,16 +173,13 @@ def test_a_client_that_closes_its_connection_frees_its_place(serve: Serve) -> No
         sockets = [socket.create_connection((host, int(port))) for _ in range(4)]
         for one in sockets:
             one.sendall(head.encode() + content)
-        wait_for_inflight(service, 4)
+        # one computes, one is prepared
+        wait_for(service, 'smserve_queue_depth{task="classify"}', 2)
         for one in sockets:
             one.close()
         wait_for_inflight(service, 0)
         # two of them at once; the one that was prepared when the device gets to it
-        dropped = 'smserve_dropped_total{reason="client_gone"} 3.0'
-        end = time.monotonic() + 30
-        while dropped not in (metrics := httpx.get(f"{service.url}/metrics").text):
-            assert time.monotonic() < end, metrics
-            time.sleep(0.05)
+        wait_for(service, 'smserve_dropped_total{reason="client_gone"}', 3)
 
 
 def test_log_lines_are_json_with_the_request_id_and_say_where_to_go(serve: Serve) -> None:
