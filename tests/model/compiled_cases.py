@@ -87,15 +87,17 @@ def use_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roi_stage, "roi_align_triton", roi_align_ref)
 
 
-def use_shallow_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo's widths with five blocks instead of nine; the interpreter takes seconds for each.
+def use_shallow_demo(
+    monkeypatch: pytest.MonkeyPatch, depths: tuple[int, int, int, int] = (1, 2, 1, 1)
+) -> None:
+    """The demo's widths with fewer blocks than nine; the interpreter takes seconds for each.
 
-    One stage still has two of them, one after the other.
+    One stage still has two of them, one after the other, unless `depths` say otherwise.
     """
     if DEVICE != "cpu":
         return
     demo = VARIANTS["demo"]
-    shallow = replace(demo, backbone=replace(demo.backbone, depths=(1, 2, 1, 1)))
+    shallow = replace(demo, backbone=replace(demo.backbone, depths=depths))
     monkeypatch.setattr("model.config.VARIANTS", {**VARIANTS, "demo": shallow})
 
 

@@ -33,6 +33,7 @@ NIGHTLY = {
     "segment_small_480x640",
     "segment_small_photo_coffee",
     "segment_tiny_480x640",
+    "segment_tiny_512x512",
     "segment_tiny_photo_china",
 }
 CASES = [

@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture
 def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    use_shallow_demo(monkeypatch)
+    use_shallow_demo(monkeypatch, (1, 1, 1, 1))
     spec = ModelSpec(
         name="small-picture",
         task=TaskName.CLASSIFY,
