@@ -30,9 +30,7 @@ def run(options: GateOptions) -> GateReport:
     """All three faults."""
     report = GateReport("faults", options)
     good = _payloads(160)
-    with options.service(**_SLOW) as server:
-        alone = {index: ask(server.url, payload) for index, payload in enumerate(good)}
-    _poison(options, report, good, alone)
+    alone = _poison(options, report, good)
     _out_of_memory(options, report, good, alone)
     if options.frontends:
         _device_crash(options, report, good, alone)
@@ -73,12 +71,12 @@ def _outcome(before: Scrape, after: Scrape, outcome: str) -> float:
     )
 
 
-def _poison(
-    options: GateOptions, report: GateReport, good: Sequence[Payload], alone: Mapping[int, Any]
-) -> None:
+def _poison(options: GateOptions, report: GateReport, good: Sequence[Payload]) -> Mapping[int, Any]:
+    """Returns the answers to the good pictures, each of which was alone."""
     payloads = [*good, *_payloads(_POISON_WIDTH, number=1)]
     service = options.service(stub__poison_width=str(_POISON_WIDTH), **_SLOW)
     with service as server:
+        alone = {index: ask(server.url, payload) for index, payload in enumerate(good)}
         before = scrape(server.url)
         result = _load(server, payloads, options.pick(0.7, 10))
         after = scrape(server.url)
@@ -90,6 +88,7 @@ def _poison(
     report.equal("poison: counted as failed", _outcome(before, after, "failed"), failed, "images")
     ok = result.statuses.get(200, 0)
     report.equal("poison: counted as ok", _outcome(before, after, "ok"), ok, "images")
+    return alone
 
 
 def _out_of_memory(

@@ -67,7 +67,8 @@ def test_a_step_gets_its_files_command_and_variables(folder: Path) -> None:
 
 def test_a_program_can_tidy_up(folder: Path) -> None:
     log = folder / "log"
-    Step("orderly", "x.json", (), 2, least_s=0).run(folder, 30, log=log)
+    # on a busy machine it may take a second to start
+    Step("orderly", "x.json", (), 4, least_s=0).run(folder, 30, log=log)
     assert log.read_text() == "started\ntidied up\n"
 
 
@@ -76,7 +77,7 @@ def test_a_program_is_stopped_early(folder: Path) -> None:
     threading.Timer(0.3, stop.set).start()
     started = time.monotonic()
     assert Step("slow", "x.json", (), 30).run(folder, 30, stop=stop).startswith("stopped after")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
 
 
 def test_a_deaf_program_ends_with_its_children(
@@ -84,9 +85,9 @@ def test_a_deaf_program_ends_with_its_children(
 ) -> None:
     monkeypatch.setattr(steps, "_TIDY_UP_S", 0.5)
     log = folder / "log"
-    Step("deaf", "x.json", (), 2, least_s=0).run(folder, 30, log=log)
+    Step("deaf", "x.json", (), 4, least_s=0).run(folder, 30, log=log)
     child = int(log.read_text())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while _runs(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not _runs(child)

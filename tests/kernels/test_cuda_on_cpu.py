@@ -59,8 +59,9 @@ def run(library: ctypes.CDLL, how: cuda_fwd.Plan, tensors: list[Tensor], out: Te
         ((1, 5, 9, 64), {"rows": 5}),
         ((1, 17, 16, 64), {"rows": 17, "step": 2}),
         ((1, 15, 8, 64), {"rows": 8, "step": 1}),
-        ((1, 3, 7, 128), {"rows": 3}),
-        ((1, 2, 7, 640), {"rows": 2}),
+        # widths between the narrowest and the widest
+        pytest.param((1, 3, 7, 128), {"rows": 3}, marks=pytest.mark.nightly),
+        pytest.param((1, 2, 7, 640), {"rows": 2}, marks=pytest.mark.nightly),
         ((1, 2, 7, 1536), {"rows": 2}),
     ],
     ids=str,

@@ -136,7 +136,10 @@ def run_bilinear(items: list[Resampling], padded_hw: tuple[int, int]) -> NDArray
     ("size", "padded"), [(28, 32), (1, 1), (BLOCK_H, BLOCK_H + 1), (BLOCK_W + 3, BLOCK_W + 5)]
 )
 def test_bicubic_kernels(size: int, padded: int) -> None:
-    sources = [(41, 37), (1, 1), (5, 90), (90, 5), (size, size), (2 * size, 2 * size), (150, 160)]
+    # all of a long side goes into a single pixel, which the interpreter is slow at
+    long = 90 if size > 1 else 20
+    sources = [(41, 37), (1, 1), (5, long), (long, 5), (size, size), (2 * size, 2 * size)]
+    sources += [(150, 160)] if size > 1 else []
     items = [
         bicubic_item(
             random_picture(*hw, extreme=index % 2 == 0),

@@ -25,9 +25,11 @@ GATES = ("drain", "crash", "overload", "abandon", "soak", "faults", "exactness")
 
 # front ends have all that one process has, and more to go wrong; every night all run in both forms
 ALONE = ("drain", "crash", "abandon", "faults")
+# tests of the supervisor kill the same processes
+NIGHTLY = {*((gate, 0) for gate in ALONE), ("crash", 2)}
 FORMS = [
-    *(pytest.param(gate, 0, marks=pytest.mark.nightly) for gate in ALONE),
-    *((gate, 2) for gate in GATES),
+    pytest.param(*form, marks=[pytest.mark.nightly] if form in NIGHTLY else [])
+    for form in (*((gate, 0) for gate in ALONE), *((gate, 2) for gate in GATES))
 ]
 
 
@@ -42,6 +44,7 @@ def test_short_form(gate: str, frontends: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_leak_is_noticed() -> None:
     report = soak.run(GateOptions(is_short=True), leak_bytes=500_000)
     assert any("growth" in failure or "rise" in failure for failure in report.failures)

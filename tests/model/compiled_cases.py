@@ -1,6 +1,7 @@
 """Small models and pictures for the tests of the compiled predictor, and how answers compare."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ from model.checkpoint import build_network
 from model.compiled import classifier, detect_pipeline, roi_stage, segmenter
 from model.compiled.detector import CompiledDetectorHead
 from model.compiled.predictor import CompiledPredictor, CompileOptions
-from model.config import InputConfig, ModelSpec, TaskName
+from model.config import VARIANTS, InputConfig, ModelSpec, TaskName
 from model.masks import rle_to_mask
 from model.predictor import Predictor
 from model.results import (
@@ -44,7 +45,7 @@ INPUTS = {
 # different originals, the same network input
 SIZES = {
     TaskName.CLASSIFY: [(40, 50), (32, 90), (7, 5), (64, 64), (36, 36)],
-    TaskName.DETECT: [(64, 90), (128, 184), (33, 44), (62, 93), (64, 96)],
+    TaskName.DETECT: [(32, 45), (72, 104), (33, 44), (31, 46), (64, 96)],
     TaskName.SEGMENT: [(32, 40), (64, 80), (16, 20), (48, 60), (96, 120)],
 }
 DETECT_PARAMS = [
@@ -84,6 +85,20 @@ def use_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in users:
         monkeypatch.setattr(module, "CompiledBackbone", EagerBackbone)
     monkeypatch.setattr(roi_stage, "roi_align_triton", roi_align_ref)
+
+
+def use_shallow_demo(
+    monkeypatch: pytest.MonkeyPatch, depths: tuple[int, int, int, int] = (1, 2, 1, 1)
+) -> None:
+    """The demo's widths with fewer blocks than nine; the interpreter takes seconds for each.
+
+    One stage still has two of them, one after the other, unless `depths` say otherwise.
+    """
+    if DEVICE != "cpu":
+        return
+    demo = VARIANTS["demo"]
+    shallow = replace(demo, backbone=replace(demo.backbone, depths=depths))
+    monkeypatch.setattr("model.config.VARIANTS", {**VARIANTS, "demo": shallow})
 
 
 def use_small_detector(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:

@@ -164,6 +164,8 @@ def test_answers_are_those_of_the_module(
     assert [x.dtype for x in (found.class_ids, found.counts)] == [torch.int32] * 2
 
 
+# the whole predictor has it in every run
+@pytest.mark.nightly
 def test_with_the_pooling_kernel(
     network: MaskRCNN, head: CompiledDetectorHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from tests.model.compiled_cases import (
     CAPACITIES,
     DETECT_PARAMS,
     DEVICE,
+    INPUTS,
     answers,
     assert_same,
     make_model,
@@ -29,6 +30,7 @@ from tests.model.compiled_cases import (
     make_pictures,
     make_predictor,
     truth,
+    use_shallow_demo,
     use_small_detector,
     use_stand_ins,
 )
@@ -43,10 +45,21 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     use_stand_ins(monkeypatch)
 
 
+# detection has the kernels of the others and more of its own; classification goes through all of
+# its kernels in the service's test as well
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(CLASSIFY, marks=pytest.mark.nightly),
+        DETECT,
+        pytest.param(SEGMENT, marks=pytest.mark.nightly),
+    ],
+)
 def test_with_all_kernels(task: TaskName, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_shallow_demo(monkeypatch)
     use_small_detector(monkeypatch, proposals=3)
+    monkeypatch.setitem(INPUTS, DETECT, InputConfig(short=32, long=64, pad_multiple=32))
     pictures = make_pictures(task, 1)
     params = (
         [replace(DETECT_PARAMS[0], max_proposals=3)] if task is DETECT else make_params(task, 1)
@@ -196,15 +209,15 @@ def test_resident_forms(task: TaskName) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_warm_up() -> None:
-    predictor = make_predictor(SEGMENT, buckets=(1, 2, 4))
+    predictor = make_predictor(SEGMENT, buckets=(1, 3))
     report = predictor.warm_up()
-    # lying and upright, three buckets
-    assert (report.graphs, report.failures) == (6, ())
+    # lying and upright, two buckets
+    assert (report.graphs, report.failures) == (4, ())
     assert report.seconds > 0
-    assert predictor.graph_count == 6
-    pictures = [np.zeros((32, 43, 3), dtype=np.uint8)] * 3
-    answers(predictor, pictures, [SegmentParams()] * 3)
-    assert predictor.warm_up([3, 9], [(32, 43), (32, 50)]).graphs == 7
+    assert predictor.graph_count == 4
+    pictures = [np.zeros((32, 43, 3), dtype=np.uint8)] * 2
+    answers(predictor, pictures, [SegmentParams()] * 2)
+    assert predictor.warm_up([2, 9], [(32, 43), (32, 50)]).graphs == 5
 
 
 @pytest.mark.usefixtures("small")

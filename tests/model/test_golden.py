@@ -16,13 +16,25 @@ from tests.model.golden_runs import (
 pytestmark = [pytest.mark.golden, pytest.mark.timeout(600)]
 
 RUNNERS = {"tensor": run_tensor_case, "taps": run_tap_case, "photo": run_photo_case}
-# the largest pictures through the largest models; smaller ones go through these every time
+# others of the same kind go through the same model every time
 NIGHTLY = {
+    "classify_base_photo_flower",
+    "classify_base_photo_rocket",
+    "classify_small_photo_flower",
+    "classify_small_photo_rocket",
     "detect_base_china_800",
     "detect_base_flower_800",
     "detect_small_china_800",
+    "detect_small_coffee_800",
+    "detect_tiny_coffee_800",
+    "detect_tiny_rocket_800",
+    "segment_base_480x640",
     "segment_base_photo_coffee",
+    "segment_small_480x640",
     "segment_small_photo_coffee",
+    "segment_tiny_480x640",
+    "segment_tiny_512x512",
+    "segment_tiny_photo_china",
 }
 CASES = [
     pytest.param(kind, name, id=name, marks=[pytest.mark.nightly] if name in NIGHTLY else [])

@@ -24,7 +24,7 @@ class ServiceProcess:
     url: str
     log_file: Path
 
-    def wait(self, timeout_s: float = 20) -> int:
+    def wait(self, timeout_s: float = 60) -> int:
         return self.process.wait(timeout=timeout_s)
 
     def log(self) -> str:
@@ -70,7 +70,7 @@ def service_process(*, is_awaited: bool = True, **settings: str) -> Iterator[Ser
 
 def _wait_until_ready(service: ServiceProcess) -> None:
     """Until it says so many times in a row: each connection may come to another front end."""
-    deadline, in_a_row = time.monotonic() + 60, 0
+    deadline, in_a_row = time.monotonic() + 120, 0
     while time.monotonic() < deadline:
         assert service.process.poll() is None, service.log()
         try:

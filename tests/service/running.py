@@ -2,11 +2,13 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -54,6 +56,27 @@ class Running:
         found = [value for value in values if value is not None]
         assert found, f"no sample {name} {labels}"
         return sum(found)
+
+    @contextmanager
+    def held_device(self) -> Iterator[Callable[[], None]]:
+        """No batch ends before the function given is called, which the end of the block does, too.
+
+        However slow the machine is, what a test does meanwhile happens before the batch ends.
+        """
+        gate = threading.Event()
+        for entry in self.core.entries().values():
+            entry.backend.infer = partial(  # type: ignore[method-assign]
+                _infer_after, gate, entry.backend.infer
+            )
+        try:
+            yield gate.set
+        finally:
+            gate.set()
+
+
+def _infer_after(gate: threading.Event, infer: Callable[[Any], Any], staged: Any) -> Any:
+    gate.wait()
+    return infer(staged)
 
 
 @asynccontextmanager
@@ -128,6 +151,13 @@ async def _scrape(places: Mapping[str, Metrics]) -> tuple[bytes, str]:
     for name, metrics in places.items():
         hub.update(name, metrics.registry.snapshot())
     return hub.exposition()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Fails where waiting longer would not help on the slowest machine either."""
+    with anyio.fail_after(30):
+        while not condition():  # noqa: ASYNC110 - conditions are metrics
+            await anyio.sleep(0.002)
 
 
 async def wait_until_ready(app: FastAPI, ready_s: float = 30) -> None:

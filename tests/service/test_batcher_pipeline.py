@@ -112,9 +112,12 @@ async def test_a_batch_is_prepared_in_time() -> None:
     running = await bench.occupy("running")
     start = asyncio.get_running_loop().time()
     waiting = bench.submit("waiting")
+    await settle()
+    assert bench.batcher._hold_s() < 0.3, "the device is free then"
     while len(bench.device.staged) < 3:  # noqa: ASYNC110 - what is measured is when
         await asyncio.sleep(0.005)
-    assert 0.1 < asyncio.get_running_loop().time() - start < 0.3
+    # a slow machine may wake late, but nobody early
+    assert 0.1 < asyncio.get_running_loop().time() - start < 10
     assert not running.done()
     bench.open()
     await asyncio.gather(running, waiting)

@@ -9,6 +9,7 @@ from model.checkpoint import build_network, save_model
 from model.config import InputConfig, ModelSpec, TaskName
 from service.backends.selection import Selection
 from service.settings import Settings
+from tests.model.compiled_cases import use_shallow_demo
 from tests.service.pictures import photo
 from tests.service.running import running_service
 
@@ -19,9 +20,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
+@pytest.fixture
+def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    use_shallow_demo(monkeypatch, (1, 1, 1, 1))
     spec = ModelSpec(
         name="small-picture",
         task=TaskName.CLASSIFY,
@@ -31,8 +32,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         input=InputConfig(short=16, crop=16),
     )
     torch.manual_seed(0)
-    save_model(folder / "model.safetensors", build_network(spec).state_dict(), spec)
-    return folder
+    save_model(tmp_path / "model.safetensors", build_network(spec).state_dict(), spec)
+    return tmp_path
 
 
 async def scores(settings: Settings, picture: bytes) -> tuple[str, dict[str, float]]:

@@ -10,6 +10,7 @@ import pytest
 from service.engine import device as device_module
 from service.engine.device import DeviceCrash, DeviceThread, DeviceThreads
 from service.errors import EngineUnavailableError
+from tests.service.running import until
 
 pytestmark = pytest.mark.anyio
 
@@ -103,12 +104,13 @@ async def test_a_crash_is_told_before_anybody_is_answered(
 async def test_the_heartbeat_is_the_threads_own() -> None:
     device = DeviceThread(lambda _: None)
     device.start()
-    busy = asyncio.create_task(device.run(lambda: time.sleep(0.4)))
-    await asyncio.sleep(0.3)
-    assert device.heartbeat_age_s() > 0.2
+    gate = threading.Event()
+    busy = asyncio.create_task(device.run(gate.wait))
+    # more than between two marks of a thread that has nothing to do
+    await until(lambda: device.heartbeat_age_s() > 0.8)
+    gate.set()
     await busy
-    await asyncio.sleep(0.05)
-    assert device.heartbeat_age_s() < 0.2
+    await until(lambda: device.heartbeat_age_s() < 0.2)
     await device.stop(timeout_s=5)
 
 
@@ -145,10 +147,12 @@ async def test_the_heartbeat_of_two_threads_is_that_of_the_silent_one() -> None:
     threads = DeviceThreads(lambda _: None)
     threads.start()
     for thread in (threads.compute, threads.stage):
-        busy = asyncio.create_task(thread.run(lambda: time.sleep(0.4)))
-        await asyncio.sleep(0.3)
-        assert threads.heartbeat_age_s() > 0.2
+        gate = threading.Event()
+        busy = asyncio.create_task(thread.run(gate.wait))
+        await until(lambda: threads.heartbeat_age_s() > 0.8)
+        gate.set()
         await busy
+        await until(lambda: threads.heartbeat_age_s() < 0.7)
     await threads.stop(timeout_s=5)
 
 

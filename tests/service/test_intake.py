@@ -15,7 +15,7 @@ from service.pool import CpuPool
 from service.settings import Settings
 from service.telemetry import Metrics
 from tests.service.pictures import jpeg, png
-from tests.service.running import running_apart
+from tests.service.running import running_apart, until
 
 pytestmark = pytest.mark.anyio
 SPEC = ModelSpec(
@@ -97,11 +97,17 @@ async def test_what_a_front_end_decodes_itself(
 ) -> None:
     monkeypatch.setattr("service.processes.remote.usable_cores", lambda: cores)
     pictures = [("image", jpeg(64, 48))] * files
-    # long enough that all clients are there at once
-    settings = Settings(backend="stub", pool_size=2, stub={"batch_ms": 50})
+    settings = Settings(backend="stub", pool_size=2)
     async with running_apart(settings) as running:
-        posts = [running.client.post("/classify", files=pictures) for _ in range(clients)]
-        answers = await asyncio.gather(*posts)
+        # all clients are there at once
+        with running.held_device() as release:
+            posts = [
+                asyncio.create_task(running.client.post("/classify", files=pictures))
+                for _ in range(clients)
+            ]
+            await until(lambda: len(decoders) == files * clients)
+            release()
+            answers = await asyncio.gather(*posts)
     assert [answer.status_code for answer in answers] == [200] * clients
     assert len(decoders) == files * clients
     here = [name == threading.current_thread().name for name in decoders]

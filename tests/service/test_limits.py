@@ -9,6 +9,7 @@ import pytest
 
 from tests.service.conftest import Start
 from tests.service.pictures import jpeg, photo
+from tests.service.running import until
 
 pytestmark = pytest.mark.anyio
 
@@ -122,9 +123,15 @@ async def test_bodies_of_all_requests_together_are_bounded(start: Start) -> None
     picture = photo()
     limits = {"max_body_bytes": len(picture)}
     queue = {"max_bytes": int(len(picture) * 1.5)}
-    async with start(limits=limits, queue=queue, stub={"batch_ms": 300}) as running:
-        posts = [running.client.post("/classify", content=picture) for _ in range(3)]
-        responses = await asyncio.gather(*posts)
+    async with start(limits=limits, queue=queue) as running:
+        with running.held_device() as release:
+            posts = [
+                asyncio.create_task(running.client.post("/classify", content=picture))
+                for _ in range(3)
+            ]
+            await until(lambda: sum(post.done() for post in posts) == 2)
+            release()
+            responses = await asyncio.gather(*posts)
         assert sorted(response.status_code for response in responses) == [200, 429, 429]
         refused = next(response for response in responses if response.status_code == 429)
         assert int(refused.headers["retry-after"]) >= 1

@@ -15,13 +15,13 @@ CPU = "overlays/cpu"
 
 
 def status(service: ServiceProcess, probe: str) -> int | None:
-    """What the kubelet hears from a probe of the Deployment; None: nobody listens."""
+    """What the kubelet hears from a probe of the Deployment; None: nothing, or not in time."""
     declared = container_of(CPU)[f"{probe}Probe"]
     try:
         return httpx.get(
             f"{service.url}{declared['httpGet']['path']}", timeout=declared["timeoutSeconds"]
         ).status_code
-    except httpx.ConnectError:
+    except (httpx.ConnectError, httpx.TimeoutException):
         return None
 
 
@@ -58,7 +58,8 @@ def test_from_start_to_sigterm(tmp_path: Path) -> None:
 
         sent = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        while status(service, "readiness") != 503:
+            assert time.monotonic() - sent < shutdown.grace_s
         while time.monotonic() - sent < shutdown.grace_s - 1:
             # out of the rotation, but what is still sent here is answered
             assert status(service, "readiness") == 503

@@ -17,8 +17,8 @@ from service.settings import Settings
 from tests.service.conftest import Start
 from tests.service.pictures import jpeg
 from tests.service.processes import free_port, service_process
-from tests.service.running import Running
-from tests.service.test_pressure import fill_pipeline, until
+from tests.service.running import Running, until
+from tests.service.test_pressure import fill_pipeline
 
 pytestmark = pytest.mark.anyio
 LABELS = {"task": "classify", "model": "stub-classify"}
@@ -29,14 +29,20 @@ def administration(running: Running) -> EngineAdministration:
 
 
 async def test_work_goes_on_and_what_is_in_work_keeps_its_model(start: Start) -> None:
-    async with start(stub={"batch_ms": 400}, batch={"max_images": 1}) as running:
-        before = await fill_pipeline(running)
-        old = running.core.entry("stub-classify")
-        waiting = [
-            asyncio.create_task(running.client.post("/classify", content=jpeg())) for _ in range(3)
-        ]
-        await until(lambda: running.metric("smserve_queue_depth", task="classify") == 3)
-        report = await administration(running).reload(None)
+    async with start(batch={"max_images": 1}) as running:
+        with running.held_device() as release:
+            before = await fill_pipeline(running)
+            old = running.core.entry("stub-classify")
+            waiting = [
+                asyncio.create_task(running.client.post("/classify", content=jpeg()))
+                for _ in range(3)
+            ]
+            await until(lambda: running.metric("smserve_queue_depth", task="classify") == 3)
+            reload = asyncio.create_task(administration(running).reload(None))
+            # the warm-up of the first new model waits with the batch that is prepared
+            await until(lambda: running.core._device.compute._calls.qsize() == 2)
+            release()
+            report = await reload
         new = running.core.entry("stub-classify")
         assert new.backend is not old.backend
         assert {change.change for change in report.changes} == {"changed"}

@@ -4,6 +4,7 @@ import asyncio
 import io
 import re
 from base64 import b64decode, b64encode
+from functools import partial
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from service.schemas import (
 )
 from tests.service.conftest import Start
 from tests.service.pictures import jpeg, photo, png
+from tests.service.running import until
 
 pytestmark = pytest.mark.anyio
 
@@ -297,9 +299,17 @@ async def test_request_ids(client: httpx.AsyncClient, given: str, is_kept: bool)
 
 
 async def test_concurrent_images_share_batches(start: Start) -> None:
-    async with start(stub={"batch_ms": 50}, pool_size=4) as running:
-        posts = [running.client.post("/classify", content=jpeg()) for _ in range(12)]
-        responses = await asyncio.gather(*posts)
+    async with start(pool_size=4, batch={"max_images": 16}) as running:
+        with running.held_device() as release:
+            posts = [
+                asyncio.create_task(running.client.post("/classify", content=jpeg()))
+                for _ in range(12)
+            ]
+            pipeline = running.core._batcher._pipeline
+            queued = partial(running.metric, "smserve_queue_depth", task="classify")
+            await until(lambda: queued() + sum(len(one.batch) for one in pipeline._flights) == 12)
+            release()
+            responses = await asyncio.gather(*posts)
         assert {response.status_code for response in responses} == {200}
         labels = {"task": "classify", "model": "stub-classify"}
         batches = running.metric("smserve_batches_total", **labels)

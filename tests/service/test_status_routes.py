@@ -4,6 +4,7 @@ import asyncio
 import re
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -72,20 +73,24 @@ async def test_a_model_that_cannot_be_loaded_fails_the_service(tmp_path: Path) -
 
 
 async def test_a_silent_device_thread_is_not_alive(start: Start) -> None:
-    async with start(timeouts={"heartbeat_s": 0.7}, stub={"batch_ms": 4000}) as running:
-        post = asyncio.create_task(running.client.post("/classify", content=jpeg()))
+    async with start(timeouts={"heartbeat_s": 0.7}) as running:
         # of a device in another process it says nothing about this one's life
         path = "/livez" if running.apart is None else "/readyz"
-        while not post.done():
-            response = await running.client.get(path)
-            if response.status_code == 503:
-                break
-            await asyncio.sleep(0.1)
-        assert response.status_code == 503
-        assert "silent" in response.json()["detail"]
-        assert (await post).status_code == 200
-        await asyncio.sleep(0.3)
-        assert (await running.client.get(path)).status_code == 200
+
+        async def once(status: int) -> httpx.Response:
+            with anyio.fail_after(30):
+                while (response := await running.client.get(path)).status_code != status:  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
+            return response
+
+        with running.held_device() as release:
+            post = asyncio.create_task(running.client.post("/classify", content=jpeg()))
+            response = await once(503)
+            assert "silent" in response.json()["detail"]
+            assert not post.done()
+            release()
+            assert (await post).status_code == 200
+        await once(200)
 
 
 async def test_models(client: httpx.AsyncClient) -> None:

@@ -53,7 +53,7 @@ def metric(service: ServiceProcess, name: str, **labels: str) -> float:
     )
 
 
-def until_ready(service: ServiceProcess, timeout_s: float = 20) -> None:
+def until_ready(service: ServiceProcess, timeout_s: float = 60) -> None:
     """All front ends: each hears of a new engine by itself, and any may take a connection."""
     deadline, in_a_row = time.monotonic() + timeout_s, 0
     while in_a_row < 12:
@@ -63,11 +63,25 @@ def until_ready(service: ServiceProcess, timeout_s: float = 20) -> None:
         time.sleep(0.01)
 
 
-def until_inflight(service: ServiceProcess, number: int) -> None:
-    deadline = time.monotonic() + 10
-    while metric(service, "smserve_inflight_requests", task="classify") != number:
+def until(service: ServiceProcess, number: int, name: str, **labels: str) -> None:
+    """Until the sum of these samples is this."""
+    deadline = time.monotonic() + 30
+    while metric(service, name, **labels) != number:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def until_inflight(service: ServiceProcess, number: int) -> None:
+    until(service, number, "smserve_inflight_requests", task="classify")
+
+
+def next_engine(service: ServiceProcess, last: psutil.Process | None) -> psutil.Process:
+    """The only engine, once it is another than this one."""
+    deadline = time.monotonic() + 30
+    while not (found := [one for one in children(service, "smserve-engine") if one != last]):
+        assert time.monotonic() < deadline, service.log()
+        time.sleep(0.01)
+    return found[0]
 
 
 def test_everybody_has_a_name(serve: Serve) -> None:
@@ -83,7 +97,7 @@ def test_everybody_has_a_name(serve: Serve) -> None:
 
 def test_a_killed_engine_answers_everyone_and_comes_back(serve: Serve) -> None:
     with (
-        serve(stub__batch_ms="3000", batch__max_images="1") as service,
+        serve(stub__batch_ms="2500", batch__max_images="1") as service,
         ThreadPoolExecutor(6) as clients,
     ):
         posts = [clients.submit(post, service) for _ in range(6)]
@@ -103,22 +117,19 @@ def test_a_killed_engine_answers_everyone_and_comes_back(serve: Serve) -> None:
 
 def test_several_engines_share_the_work_and_replace_each_other(serve: Serve) -> None:
     with (
-        serve(processes__engines="2", stub__batch_ms="500", batch__max_images="1") as service,
-        ThreadPoolExecutor(8) as clients,
+        serve(processes__engines="2", stub__batch_ms="1500", batch__max_images="1") as service,
+        ThreadPoolExecutor(6) as clients,
     ):
-        started = time.monotonic()
-        posts = [clients.submit(post, service) for _ in range(8)]
-        assert [own.result() for own in posts] == [200] * 8
-        # one engine would take 4 s for eight batches
-        assert time.monotonic() - started < 3.2
-        posts = [clients.submit(post, service) for _ in range(4)]
-        until_inflight(service, 4)
+        posts = [clients.submit(post, service) for _ in range(6)]
+        # each computes one and prepares one: none is still on its way to an engine
+        until(service, 2, "smserve_queue_depth", task="classify")
         children(service, "smserve-engine[0]")[0].kill()
-        ended = sorted(own.result() for own in posts)
-        # what the other one has is not touched
-        assert ended in ([200, 200, 503, 503], [200, 200, 200, 503], [200, 503, 503, 503])
+        ended = [own.result() for own in posts]
+        # both had some, and what the other one has is not touched
+        assert set(ended) == {200, 503}
+        assert ended.count(200) >= 2
         assert httpx.get(f"{service.url}/readyz").status_code == 200, "one engine is enough"
-        assert [post(service) for _ in range(3)] == [200] * 3
+        assert post(service) == 200
 
 
 def test_a_hung_device_is_replaced(serve: Serve) -> None:
@@ -127,8 +138,9 @@ def test_a_hung_device_is_replaced(serve: Serve) -> None:
         ThreadPoolExecutor(3) as clients,
     ):
         assert httpx.get(f"{service.url}/livez").status_code == 200
-        hung = time.monotonic()
         posts = [clients.submit(post, service) for _ in range(3)]
+        until_inflight(service, 3)
+        hung = time.monotonic()
         assert [own.result() for own in posts] == [503] * 3
         # the heartbeat's limit, and two seconds
         assert time.monotonic() - hung < 3.5
@@ -138,7 +150,7 @@ def test_a_hung_device_is_replaced(serve: Serve) -> None:
 
 def test_a_killed_front_end_loses_only_its_own_connections(serve: Serve) -> None:
     with (
-        serve(stub__batch_ms="400", batch__max_images="1") as service,
+        serve(stub__batch_ms="1500") as service,
         ThreadPoolExecutor(8) as clients,
     ):
         posts = [clients.submit(post, service) for _ in range(8)]
@@ -149,7 +161,7 @@ def test_a_killed_front_end_loses_only_its_own_connections(serve: Serve) -> None
         lost = [one for one in ended if isinstance(one, httpx.TransportError)]
         assert len(lost) + ended.count(200) == 8, ended
         until_inflight(service, 0)
-        assert [post(service) for _ in range(6)] == [200] * 6
+        assert list(clients.map(post, [service] * 6)) == [200] * 6
         assert metric(service, "smserve_process_restarts_total", process="front") == 1
         counted = metric(service, "smserve_images_total", outcome="ok")
         assert counted >= before + 6, "what a dead process counted is not forgotten"
@@ -157,11 +169,12 @@ def test_a_killed_front_end_loses_only_its_own_connections(serve: Serve) -> None
 
 def test_a_service_whose_engine_dies_too_often_ends_with_an_error(serve: Serve) -> None:
     with serve(processes__max_restarts="1") as service:
+        engine = None
         for _ in range(2):
+            engine = next_engine(service, engine)
             until_ready(service)
-            children(service, "smserve-engine")[0].kill()
-            time.sleep(0.5)
-        assert service.wait(20) == 1
+            engine.kill()
+        assert service.wait() == 1
         assert "ended too often" in service.log()
 
 
@@ -170,7 +183,7 @@ def test_without_the_supervisor_nobody_stays(serve: Serve) -> None:
         everybody = psutil.Process(service.process.pid).children(recursive=True)
         assert len(everybody) >= 3
         os.kill(service.process.pid, signal.SIGKILL)
-        _, left = psutil.wait_procs(everybody, timeout=10)
+        _, left = psutil.wait_procs(everybody, timeout=30)
         assert left == []
 
 

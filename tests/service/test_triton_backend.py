@@ -26,13 +26,15 @@ from service.catalog import open_catalog
 from service.settings import Settings, SettingsError
 from tests.service.compiled_fake import FakeGpu
 from tests.service.pictures import jpeg, photo
-from tests.service.running import Running, running_service, wait_until_ready
+from tests.service.running import Running, running_service, until, wait_until_ready
 from tests.service.test_gpu_metrics import FakeNvml
 from tests.service.test_torch_backend import save_untrained
 
 pytestmark = pytest.mark.anyio
 
 LABELS = {"task": "classify", "model": "untrained-classify"}
+# a batch begins as soon as it is full, however long that takes
+ALL_EIGHT = {"max_images": 8, "max_delay_ms": 20_000}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def settings_for(folder: Path, **overrides: Any) -> Settings:
 
 async def post_together(running: Running, count: int) -> list[httpx.Response]:
     posts = [running.client.post("/classify", content=photo(seed=seed)) for seed in range(count)]
-    return await asyncio.wait_for(asyncio.gather(*posts), timeout=20)
+    return await asyncio.wait_for(asyncio.gather(*posts), timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +163,13 @@ async def test_sizes_that_can_occur_are_warmed_up_the_largest_first(
 
         def infer(batch: Sequence[Any]) -> None:
             sizes.append(len(batch))
-            first.wait(1 if len(sizes) == 1 else 0)
+            first.wait()
 
         gpu.on_infer = infer
-        assert {r.status_code for r in await post_together(running, 12)} == {200}
+        posts = asyncio.create_task(post_together(running, 12))
+        await until(lambda: running.metric("smserve_queue_depth", task="classify") >= 4)
+        first.set()
+        assert {r.status_code for r in await posts} == {200}
         assert max(sizes) == 4, "not 5, which would be filled up to 8"
 
 
@@ -174,13 +179,17 @@ async def test_a_gpu_takes_larger_batches_and_more_work(gpu: FakeGpu, models_dir
 
     def infer(batch: Sequence[Any]) -> None:
         sizes.append(len(batch))
-        is_open.wait(3)
-        is_open.set()
+        is_open.wait()
 
     async with running_service(settings_for(models_dir, batch={})) as running:
         gpu.on_infer = infer
-        posts = [running.client.post("/classify", content=jpeg()) for _ in range(300)]
-        responses = await asyncio.wait_for(asyncio.gather(*posts), timeout=25)
+        posts = [
+            asyncio.create_task(running.client.post("/classify", content=jpeg()))
+            for _ in range(300)
+        ]
+        await until(lambda: running.metric("smserve_queue_depth", task="classify") >= 100)
+        is_open.set()
+        responses = await asyncio.gather(*posts)
         assert {response.status_code for response in responses} == {200}
         assert max(sizes) > 16, "what a CPU is given"
 
@@ -243,9 +252,9 @@ async def test_a_batch_without_memory_is_repeated_in_halves(gpu: FakeGpu, models
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    async with running_service(settings_for(models_dir, batch={"max_delay_ms": 2000})) as running:
+    async with running_service(settings_for(models_dir, batch=ALL_EIGHT)) as running:
         gpu.on_infer = exhaust
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             files = [("image", photo(seed=seed)) for seed in range(8)]
             response = await running.client.post("/classify", files=files)
         assert ["predictions" in one for one in response.json()] == [True] * 8
@@ -269,9 +278,9 @@ async def test_a_failure_of_staging_is_judged_on_the_device_thread(
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    async with running_service(settings_for(models_dir, batch={"max_delay_ms": 2000})) as running:
+    async with running_service(settings_for(models_dir, batch=ALL_EIGHT)) as running:
         gpu.on_stage = exhaust
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             files = [("image", photo(seed=seed)) for seed in range(8)]
             response = await running.client.post("/classify", files=files)
         assert ["predictions" in one for one in response.json()] == [True] * 8

@@ -11,7 +11,7 @@ from service.settings import Settings
 
 INPUTS = {
     TaskName.CLASSIFY: InputConfig(short=64, crop=64),
-    TaskName.DETECT: InputConfig(short=96, long=160, pad_multiple=32),
+    TaskName.DETECT: InputConfig(short=64, long=96, pad_multiple=32),
     TaskName.SEGMENT: InputConfig(short=64, long=128),
 }
 

@@ -145,8 +145,13 @@ class Watch:
         if address.scheme not in {"data", "blob"}:
             self.hosts.add(address.netloc)
 
-    def unexpected(self) -> list[str]:
-        return [text for text in self.complaints if not any(part in text for part in self.expected)]
+    def check(self, base_url: str) -> None:
+        """Fails if a page complained or spoke to another server."""
+        unexpected = [
+            text for text in self.complaints if not any(part in text for part in self.expected)
+        ]
+        assert unexpected == []
+        assert self.hosts <= {urlsplit(base_url).netloc}
 
 
 OpenPage = Callable[..., Page]
@@ -154,11 +159,10 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture
 def watch(base_url: str) -> Iterator[Watch]:
-    """Fails a test whose page complained or spoke to another server."""
+    """Of the pages of one test."""
     watch = Watch()
     yield watch
-    assert watch.unexpected() == []
-    assert watch.hosts <= {urlsplit(base_url).netloc}
+    watch.check(base_url)
 
 
 @pytest.fixture

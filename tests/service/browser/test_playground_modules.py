@@ -3,25 +3,36 @@
 import base64
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Error, Page
+from playwright.sync_api import Browser, Error, Page
 from pycocotools import mask as coco_mask
 
 from service.palette import class_colours
+from tests.service.browser.conftest import Watch
 
 pytestmark = pytest.mark.browser
 
-OpenPage = Callable[..., Page]
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, base_url: str) -> Iterator[Page]:
+    """One for all tests: functions that decode leave nothing behind."""
+    watch = Watch()
+    context = browser.new_context()
+    page = context.new_page()
+    watch.follow(page)
+    page.goto(base_url)
+    yield page
+    context.close()
+    watch.check(base_url)
 
 
 @pytest.fixture
-def call(open_page: OpenPage) -> Callable[[str, str, Any], Any]:
+def call(page: Page) -> Callable[[str, str, Any], Any]:
     """Runs a function body over one module of the page."""
-    page = open_page()
 
     def run(file: str, source: str, argument: Any) -> Any:
         load = f"await import(new URL('static/playground/{file}.js', document.baseURI))"
