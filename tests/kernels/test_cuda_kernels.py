@@ -13,9 +13,11 @@ from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.expand_downsample.reference import expand_downsample_ref
 from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
+from kernels.selective_scan import cuda_fwd as scan_cuda
 from kernels.state_fusion import cuda_fwd as fusion_cuda
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
-from tests.kernels.inference_ops import shift_of, statistics
+from tests.kernels.cuda_ops import low_rank_scan_cuda
+from tests.kernels.inference_ops import Draw, shift_of, statistics
 
 H100 = Device((9, 0), 132, 232448)
 A10 = Device((8, 6), 72, 101376)
@@ -80,6 +82,24 @@ def test_down_sampling_compiles_without_spilling(shape: tuple[int, int, int]) ->
     found = code_usage(nvrtc.compile_source(downsample_cuda.SOURCE, defines, "sm_90a"))
     # what the groups of warps hand to each other must be there
     assert found["REG"] == 168
+    assert found["STACK"] == 0
+    assert found["LOCAL"] == 0
+
+
+# (side, D, R) of the stages of tiny and base
+SCANNED = [(56 >> i, 2 * dim << i, -(-dim // 16) << i) for dim in (64, 96) for i in range(4)]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("side", "D", "R"), [*SCANNED, (7, 1024, 64)])
+def test_scan_compiles_without_spilling(side: int, D: int, R: int, dtype: torch.dtype) -> None:
+    how = scan_cuda.plan((128, side, side, D), R, H100)
+    assert how is not None
+    defines = scan_cuda.defines_of(how, D, R, dtype)
+    found = code_usage(nvrtc.compile_source(scan_cuda.SOURCE, defines, "sm_90a"))
+    assert found["REG"] * 32 * scan_cuda.resident(R) <= 65536
     assert found["STACK"] == 0
     assert found["LOCAL"] == 0
 
@@ -243,6 +263,73 @@ def test_down_sampling_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch
         part = [own.double() for own in (x[i : i + 8], weight, bias, taps, shift)]
         wanted = expand_downsample_ref(*part)
         assert relative_error(got[i : i + 8], wanted) < torch.finfo(dtype).eps / 2
+
+
+@pytest.mark.parametrize("shape", [(128, 49, 512), (128, 784, 384), (1, 1, 32), (3, 165, 192)])
+@pytest.mark.parametrize("R", [2, 6, 48, 64])
+def test_blocks_of_the_scan_fit_side_by_side(shape: tuple[int, int, int], R: int) -> None:
+    B, L, D = shape
+    how = scan_cuda.plan((B, 1, L, D), R, H100)
+    assert how is not None
+    assert (how.columns, how.images) == (D // 32, B)
+    assert how.warps in (2, 4)
+    assert how.warps == 2 or L > 64
+    assert L * (R + 2) * 2 % how.piece == 0
+    # and the kilobyte that each block costs
+    blocks = scan_cuda.resident(R) // how.warps
+    assert blocks * (how.shared_bytes + 1024) <= 228 * 1024
+
+
+def test_warps_of_the_scan_leave_no_blocks_for_a_second_turn() -> None:
+    # 4 x 128 blocks: all at once; 6 x 128: only if they are small; 12 x 128: three full turns
+    planned = [scan_cuda.plan((128, side, side, D), R, H100) for side, D, R in SCANNED]
+    assert [how.warps for how in planned if how is not None] == [4, 4, 4, 2, 2, 4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("D", "R", "device"), [(48, 4, H100), (64, 5, H100), (64, 66, H100), (64, 4, A10)]
+)
+def test_maps_that_the_scan_leaves_to_others(D: int, R: int, device: Device) -> None:
+    assert scan_cuda.plan((128, 8, 8, D), R, device) is None
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((16, side, side, D // 2) for side, D, _ in SCANNED),
+        (128, 28, 28, 64),
+        (128, 7, 7, 512),
+        (3, 1, 1, 64),
+        (2, 1, 31, 96),
+        (3, 5, 13, 192),
+        (2, 11, 15, 384),
+        (1, 64, 65, 256),
+    ],
+    ids=str,
+)
+def test_scan_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this kernel is for compute capability 9.0")
+    case = low_rank_scan_cuda(Draw(shape, dtype, "cuda"))
+    (got,), (wanted,) = case.kernel(), case.reference(True)
+    assert relative_error(got, wanted) < torch.finfo(dtype).eps / 2
+    # the order in which warps take their turns must not matter
+    assert all(torch.equal(case.kernel()[0], got) for _ in range(5))
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_large_batches_of_the_scan_go_to_cuda() -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this kernel is for compute capability 9.0")
+    u, p = (torch.randn(128, 7, 7, n, device="cuda").half() for n in (128, 6))
+    weight = torch.randn(4, 128, device="cuda").half()
+    assert scan_cuda.plan_for(u, p, weight) is not None
+    assert scan_cuda.plan_for(u[:8], p[:8], weight) is None
+    assert scan_cuda.plan_for(u.float(), p.float(), weight.float()) is None
 
 
 ACTIVATIONS: list[Activation] = ["none", "relu", "gelu", "silu_second_half"]
