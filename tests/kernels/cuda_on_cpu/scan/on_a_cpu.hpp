@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <deque>
 
 #include "hopper.hpp"
 
@@ -28,15 +29,29 @@ inline void compose_if(bool is_to_be, float& state, float& decay, float before, 
     decay *= reach;
 }
 
+// A thread's copies, in groups; they happen as late as they may.
+struct Copy {
+    u32 shared;
+    const void* global;
+    int space, bytes;
+};
+inline thread_local std::deque<std::vector<Copy>> copies(1);
+
 template <int BYTES>
 void copy_async(u32 shared, const void* global, int bytes) {
-    std::memset(memory + shared, 0, BYTES);
-    std::memcpy(memory + shared, global, bytes);
+    copies.back().push_back({shared, global, BYTES, bytes});
 }
 
-inline void commit_copies() {}
+inline void commit_copies() { copies.emplace_back(); }
+
 template <int PENDING>
-void wait_for_copies() {}
+void wait_for_copies() {
+    for (; copies.size() > PENDING + 1; copies.pop_front())
+        for (const Copy& copy : copies.front()) {
+            std::memset(memory + copy.shared, 0, copy.space);
+            std::memcpy(memory + copy.shared, copy.global, copy.bytes);
+        }
+}
 
 // What each lane of this one's warp gives, while `use` runs.
 template <typename Given, typename Use>
