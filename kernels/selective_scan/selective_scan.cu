@@ -244,6 +244,20 @@ struct Turns {
     u32 barriers;
 };
 
+// Before the first tile all states are zero, and its warp need not wait.
+__device__ __forceinline__ Turns begin_turns(char* memory) {
+    Turns turns;
+    turns.places = reinterpret_cast<Carry*>(memory);
+    turns.barriers = shared_address(turns.places + 16);
+    if (threadIdx.x < 8) turns.places[threadIdx.x] = {};
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < WARPS; ++i) init_barrier(turns.barriers + 8 * i, 1);
+        publish_barriers();
+        arrive(turns.barriers);
+    }
+    return turns;
+}
+
 // The state before this thread's chunk; the next warp gets that after the tile.
 __device__ __forceinline__ Carry hand_on(
     const Turns& at, int turn, const Carry& state, const Carry& decay
@@ -327,15 +341,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT / WARPS) selec
     fetch_next(slot, left);
     fetch_next(both - slot, left - STRIDE);
 
-    Turns turns;
-    turns.places = reinterpret_cast<Carry*>(memory + WARPS * 2 * SLOT_BYTES);
-    turns.barriers = shared_address(turns.places + 16);
-    if (threadIdx.x < 8) turns.places[threadIdx.x] = {};
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < WARPS; ++i) init_barrier(turns.barriers + 8 * i, 1);
-        publish_barriers();
-        arrive(turns.barriers);  // before the first tile all states are zero
-    }
+    const Turns turns = begin_turns(memory + WARPS * 2 * SLOT_BYTES);
     Own own;
     load_own(own, weight, bias, A);
     __syncthreads();
