@@ -25,6 +25,8 @@ from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.linear.cuda_fwd import wide_product_cuda
 from kernels.linear.forward import linear
 from kernels.linear.triton_fwd import linear_triton
+from kernels.selective_scan import cuda_fwd as scan_cuda
+from kernels.selective_scan.triton_fwd import low_rank_scan_triton
 from kernels.state_fusion.cuda_fwd import gated_fusion_cuda, plan_for
 from kernels.state_fusion.triton_fwd import gated_fusion_triton
 
@@ -112,6 +114,15 @@ def position(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]
         )
 
 
+def scan(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    D, R = 2 * C, -(-C // 16)
+    u, projected, weight = half(B, side, side, D), half(B, side, side, R + 2), half(R, D)
+    arguments = (u, projected, weight, exact(D), -exact(D).abs())
+    yield "Triton", lambda: low_rank_scan_triton(*arguments)
+    if (how := scan_cuda.plan_for(u, projected, weight)) is not None:
+        yield "CUDA", lambda: scan_cuda.low_rank_scan_cuda(*arguments, how)
+
+
 CASES: Final = (
     ("fusion", fusion),
     ("product", product),
@@ -119,6 +130,7 @@ CASES: Final = (
     ("down-sampling", down_sampling),
     ("depthwise", depthwise),
     ("position", position),
+    ("scan", scan),
 )
 
 

@@ -52,7 +52,7 @@ def _block(dim: int) -> Counter[str]:
         {
             "depthwise": 4.0,
             "_linear_kernel": 2 + small,  # the projection to dt, B and C
-            "_scan_kernel": 4 + small,
+            "selective_scan": 4 + small,
             "gated_fusion": 8 + small,
             LIBRARY: 4.0,  # the output projection, added to its residual
         }

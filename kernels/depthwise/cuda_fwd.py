@@ -136,7 +136,7 @@ def depthwise_cuda(
     norm_eps: float | None = None,
     offset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """SiLU of the convolution, or its sum with x; contract of `position_encoding_triton` and others.
+    """SiLU of the convolution, or its sum with x; see `position_encoding_triton`.
 
     Args:
         x: (B, H, W, C) float16 or bfloat16.

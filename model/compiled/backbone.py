@@ -15,7 +15,7 @@ from kernels.expand_downsample.forward import expand_downsample
 from kernels.linear.forward import add_product_, is_left_to_library, linear
 from kernels.position_linear.triton_fwd import position_linear_triton
 from kernels.position_mlp.triton_fwd import position_mlp_triton
-from kernels.selective_scan.triton_fwd import low_rank_scan_triton
+from kernels.selective_scan.forward import low_rank_scan
 from kernels.state_fusion.forward import gated_fusion
 from kernels.state_fusion.gated import merge_taps
 from kernels.stem.triton_fwd import (
@@ -121,7 +121,7 @@ class CompiledBlock:
         x1, xz = self._project_in(x)
         u = conv_silu(xz[..., : self._inner], self._conv_weight, self._conv_bias)
         projected = linear(u, self._x_proj)
-        state = low_rank_scan_triton(u, projected, self._dt_weight, self._dt_bias, self._A)
+        state = low_rank_scan(u, projected, self._dt_weight, self._dt_bias, self._A)
         gated = gated_fusion(
             state,
             u,

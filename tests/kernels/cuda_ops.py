@@ -15,6 +15,7 @@ from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.expand_downsample.reference import expand_downsample_ref
 from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
+from kernels.selective_scan import cuda_fwd as scan_cuda
 from kernels.state_fusion import cuda_fwd as fusion_cuda
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
 from tests.kernels.inference_ops import (
@@ -23,6 +24,7 @@ from tests.kernels.inference_ops import (
     Draw,
     Outputs,
     Shape,
+    low_rank_scan,
     shift_of,
     statistics,
     taps,
@@ -143,6 +145,16 @@ def _device() -> Device:
     return describe_device(torch.device("cuda", torch.cuda.current_device()))
 
 
+def low_rank_scan_cuda(d: Draw) -> Case:
+    def kernel(u: Tensor, p: Tensor, w: Tensor, b: Tensor, A: Tensor) -> Tensor:
+        # not `plan_for`, which leaves small batches to Triton
+        how = scan_cuda.plan(tuple(u.shape), w.shape[0], describe_device(u.device))
+        assert how is not None
+        return scan_cuda.low_rank_scan_cuda(u, p, w, b, A, how)
+
+    return low_rank_scan(d, kernel)
+
+
 CUDA_OPS: dict[str, Callable[[Draw], Case]] = {
     function.__name__: function
     for function in (
@@ -151,6 +163,7 @@ CUDA_OPS: dict[str, Callable[[Draw], Case]] = {
         position_statistics_offset_cuda,
         expand_downsample_cuda,
         gated_fusion_cuda,
+        low_rank_scan_cuda,
         wide_product_gelu,
         wide_product_gelu_offset,
         wide_product_gate,
@@ -174,5 +187,7 @@ def serves(op: str, shape: Shape, dtype: torch.dtype) -> bool:
         )
     if op == "expand_downsample_cuda":
         return downsample_cuda.plan(shape, 8 * C, device) is not None
+    if op == "low_rank_scan_cuda":
+        return scan_cuda.plan((B, H, W, 2 * C), -(-C // 16), device) is not None
     fits = linear_cuda.stages_for(C, device.shared_bytes) >= 2
     return device.capability == (9, 0) and C % 8 == 0 and fits

@@ -198,7 +198,7 @@ def conv_silu(d: Draw) -> Case:
     )
 
 
-def low_rank_scan(d: Draw) -> Case:
+def low_rank_scan(d: Draw, kernel: Callable[..., Tensor] = low_rank_scan_triton) -> Case:
     D, R = 2 * d.C, -(-d.C // 16)
     u, p = d.map(D), d.map(R + 2)
     w, b = d.half(D, R, scale=R**-0.5), d.exact(D) - 2
@@ -222,7 +222,7 @@ def low_rank_scan(d: Draw) -> Case:
         )
         return [states.view(x.shape).to(x.dtype)]
 
-    return Case(lambda: [low_rank_scan_triton(u, p, w.t().contiguous(), b, A)], reference)
+    return Case(lambda: [kernel(u, p, w.t().contiguous(), b, A)], reference)
 
 
 def gated_fusion(d: Draw) -> Case:

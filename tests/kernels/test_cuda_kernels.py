@@ -8,16 +8,16 @@ from torch import Tensor
 
 from benchmarks.kernel_resources import code_usage
 from kernels import nvrtc
-from kernels.depthwise import cuda_fwd as depthwise_cuda
-from kernels.depthwise.reference import conv_silu_ref, position_encoding_ref
 from kernels.device import Device
 from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.expand_downsample.reference import expand_downsample_ref
 from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
+from kernels.selective_scan import cuda_fwd as scan_cuda
 from kernels.state_fusion import cuda_fwd as fusion_cuda
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
-from tests.kernels.inference_ops import shift_of, statistics
+from tests.kernels.cuda_ops import low_rank_scan_cuda
+from tests.kernels.inference_ops import Draw, shift_of, statistics
 
 H100 = Device((9, 0), 132, 232448)
 A10 = Device((8, 6), 72, 101376)
@@ -82,6 +82,24 @@ def test_down_sampling_compiles_without_spilling(shape: tuple[int, int, int]) ->
     found = code_usage(nvrtc.compile_source(downsample_cuda.SOURCE, defines, "sm_90a"))
     # what the groups of warps hand to each other must be there
     assert found["REG"] == 168
+    assert found["STACK"] == 0
+    assert found["LOCAL"] == 0
+
+
+# (side, D, R) of the stages of tiny and base
+SCANNED = [(56 >> i, 2 * dim << i, -(-dim // 16) << i) for dim in (64, 96) for i in range(4)]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("side", "D", "R"), [*SCANNED, (7, 1024, 64)])
+def test_scan_compiles_without_spilling(side: int, D: int, R: int, dtype: torch.dtype) -> None:
+    how = scan_cuda.plan((128, side, side, D), R, H100)
+    assert how is not None
+    defines = scan_cuda.defines_of(how, D, R, dtype)
+    found = code_usage(nvrtc.compile_source(scan_cuda.SOURCE, defines, "sm_90a"))
+    assert found["REG"] * 32 * scan_cuda.resident(R) <= 65536
     assert found["STACK"] == 0
     assert found["LOCAL"] == 0
 
@@ -247,83 +265,71 @@ def test_down_sampling_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch
         assert relative_error(got[i : i + 8], wanted) < torch.finfo(dtype).eps / 2
 
 
-DEPTHWISE_WAYS = ["silu", "sum", "statistics", "offset"]
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize("way", DEPTHWISE_WAYS)
-@pytest.mark.parametrize(("side", "C"), [(56, 128), (13, 768)])
-def test_depthwise_compiles_without_spilling(side: int, C: int, way: str) -> None:
-    has_statistics = way in ("statistics", "offset")
-    how = depthwise_cuda.plan((128, side, side, C), H100, with_statistics=has_statistics)
+@pytest.mark.parametrize("shape", [(128, 49, 512), (128, 784, 384), (1, 1, 32), (3, 165, 192)])
+@pytest.mark.parametrize("R", [2, 6, 48, 64])
+def test_blocks_of_the_scan_fit_side_by_side(shape: tuple[int, int, int], R: int) -> None:
+    B, L, D = shape
+    how = scan_cuda.plan((B, 1, L, D), R, H100)
     assert how is not None
-    kind = {"with_silu": way == "silu", "with_statistics": has_statistics}
-    defines = depthwise_cuda.defines_of(
-        how, side, C, C, torch.float16, with_offset=way == "offset", **kind
-    )
-    found = code_usage(nvrtc.compile_source(depthwise_cuda.SOURCE, defines, "sm_90a"))
-    assert found["REG"] <= 128
-    assert found["STACK"] == 0
-    assert found["LOCAL"] == 0
+    assert (how.columns, how.images) == (D // 32, B)
+    assert how.warps in (2, 4)
+    assert how.warps == 2 or L > 64
+    assert L * (R + 2) * 2 % how.piece == 0
+    # and the kilobyte that each block costs
+    blocks = scan_cuda.resident(R) // how.warps
+    assert blocks * (how.shared_bytes + 1024) <= 228 * 1024
 
 
-@pytest.mark.parametrize("with_statistics", [False, True])
-@pytest.mark.parametrize("shape", [*SHAPES, (128, 28, 28, 192)], ids=str)
-def test_a_plan_of_a_depthwise_convolution_covers_the_map(
-    shape: tuple[int, int, int, int], with_statistics: bool
-) -> None:
-    B, H, W, C = shape
-    how = depthwise_cuda.plan(shape, H100, with_statistics=with_statistics)
-    if with_statistics and C > 1024:
-        assert how is None
-        return
-    assert how is not None
-    assert how.group * 2 * how.channel_blocks == C
-    assert how.channel_blocks == 1 or not with_statistics
-    assert how.group % 32 == 0
-    # the barriers of the strips are numbered, up to 15
-    assert how.group * how.strips <= 512
-    assert how.strips <= 15
-    assert (how.segments - 1) * how.rows < H <= how.segments * how.rows
-    assert how.units == B * -(-W // 7) * how.segments
+def test_warps_of_the_scan_leave_no_blocks_for_a_second_turn() -> None:
+    # 4 x 128 blocks: all at once; 6 x 128: only if they are small; 12 x 128: three full turns
+    planned = [scan_cuda.plan((128, side, side, D), R, H100) for side, D, R in SCANNED]
+    assert [how.warps for how in planned if how is not None] == [4, 4, 4, 2, 2, 4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("D", "R", "device"), [(48, 4, H100), (64, 5, H100), (64, 66, H100), (64, 4, A10)]
+)
+def test_maps_that_the_scan_leaves_to_others(D: int, R: int, device: Device) -> None:
+    assert scan_cuda.plan((128, 8, 8, D), R, device) is None
 
 
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("way", DEPTHWISE_WAYS)
 @pytest.mark.parametrize(
     "shape",
-    [(16, 56, 56, 128), (16, 28, 28, 192), (8, 14, 14, 768), (8, 7, 7, 512), (3, 5, 9, 64)],
+    [
+        *((16, side, side, D // 2) for side, D, _ in SCANNED),
+        (128, 28, 28, 64),
+        (128, 7, 7, 512),
+        (3, 1, 1, 64),
+        (2, 1, 31, 96),
+        (3, 5, 13, 192),
+        (2, 11, 15, 384),
+        (1, 64, 65, 256),
+    ],
     ids=str,
 )
-def test_depthwise_on_the_gpu(
-    shape: tuple[int, int, int, int], way: str, dtype: torch.dtype
-) -> None:
-    B, H, W, C = shape
-    torch.manual_seed(0)
-    draw = lambda *size: torch.randn(size, device="cuda")  # noqa: E731
-    x = draw(B, H, W, 2 * C).to(dtype)[..., :C]
-    weight, bias, offset = 0.3 * draw(C, 1, 3, 3), draw(C), draw(C)
-    eps = EPS if way in ("statistics", "offset") else None
-    how = depthwise_cuda.plan(shape, H100, with_statistics=eps is not None)
-    assert how is not None
-    got, found = depthwise_cuda.depthwise_cuda(
-        x,
-        weight.reshape(C, 9).t().contiguous(),
-        bias,
-        how,
-        with_silu=way == "silu",
-        norm_eps=eps,
-        offset=offset if way == "offset" else None,
-    )
-    reference = conv_silu_ref if way == "silu" else position_encoding_ref
-    wanted = reference(x.double(), weight.double(), bias.double())
+def test_scan_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this kernel is for compute capability 9.0")
+    case = low_rank_scan_cuda(Draw(shape, dtype, "cuda"))
+    (got,), (wanted,) = case.kernel(), case.reference(True)
     assert relative_error(got, wanted) < torch.finfo(dtype).eps / 2
-    if found is not None:
-        of_got = statistics(got.flatten(0, 2), offset if way == "offset" else None)
-        torch.testing.assert_close(found.flatten(1), of_got, rtol=1e-4, atol=1e-5)
+    # the order in which warps take their turns must not matter
+    assert all(torch.equal(case.kernel()[0], got) for _ in range(5))
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_large_batches_of_the_scan_go_to_cuda() -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this kernel is for compute capability 9.0")
+    u, p = (torch.randn(128, 7, 7, n, device="cuda").half() for n in (128, 6))
+    weight = torch.randn(4, 128, device="cuda").half()
+    assert scan_cuda.plan_for(u, p, weight) is not None
+    assert scan_cuda.plan_for(u[:8], p[:8], weight) is None
+    assert scan_cuda.plan_for(u.float(), p.float(), weight.float()) is None
 
 
 ACTIVATIONS: list[Activation] = ["none", "relu", "gelu", "silu_second_half"]

@@ -18,6 +18,8 @@ from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.expand_downsample.reference import expand_downsample_ref
 from kernels.linear import cuda_fwd as linear_cuda
 from kernels.linear.reference import Activation, linear_ref
+from kernels.selective_scan import cuda_fwd as scan_cuda
+from kernels.selective_scan.low_rank import low_rank_scan_ref
 from kernels.state_fusion import cuda_fwd
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
 from tests.kernels.inference_ops import shift_of, statistics
@@ -206,3 +208,53 @@ def test_depthwise(
         torch.testing.assert_close(
             found.flatten(1), statistics(out.flatten(0, 2), left_out), rtol=1e-4, atol=1e-5
         )
+
+
+def scan(
+    shape: tuple[int, int, int, int], bias: Tensor, A: Tensor, R: int, warps: int, folder: Path
+) -> tuple[Tensor, Tensor]:
+    """What the kernel gives for random maps, and the truth."""
+    B, H, W, D = shape
+    plan = scan_cuda.plan(shape, R, Device((9, 0), 132, 232448))
+    assert plan is not None
+    how = replace(plan, warps=warps)
+    defines = dict(scan_cuda.defines_of(how, D, R, torch.float16))
+    library = build("scan", scan_cuda.SOURCE, folder, defines)
+    torch.manual_seed(0)
+    u, projected = torch.randn(B, H, W, D).half(), torch.randn(B, H, W, R + 2).half()
+    projected[..., -1] = torch.nan  # C is no part of the scan
+    weight = (torch.randn(R, D) * R**-0.5).half()
+    out = torch.full_like(u, torch.nan)
+    pointers = [ctypes.c_void_p(own.data_ptr()) for own in (u, projected, weight, bias, A, out)]
+    library.run(how.columns, how.images, *pointers, H * W)
+    exact = [own.double() for own in (u, projected, weight.t(), bias, A)]
+    return out, low_rank_scan_ref(*exact)
+
+
+# less than a tile; several tiles a warp, the last one cut off; maps that begin where only four
+# bytes can be copied; ranks that fill no piece of a product, or an odd number of pieces
+@pytest.mark.parametrize(
+    ("shape", "R", "warps"),
+    [((2, 3, 5, 64), 20, 2), ((1, 12, 16, 32), 4, 2), ((2, 11, 15, 32), 12, 4)],
+    ids=str,
+)
+def test_scan(shape: tuple[int, int, int, int], R: int, warps: int, tmp_path: Path) -> None:
+    D = shape[3]
+    torch.manual_seed(1)
+    A = -2 * torch.randn(D).abs() - 0.05
+    got, wanted = scan(shape, torch.randn(D) - 2, A, R, warps, tmp_path)
+    assert float((got.double() - wanted).norm() / wanted.norm()) < 5e-4
+
+
+def test_scan_with_extreme_steps(tmp_path: Path) -> None:
+    """Softplus from underflow to its straight part, decay per token from 1 to exactly 0."""
+    biases, rates = [-100.0, -20.0, 0.0, 20.0, 100.0], [-1e-6, -1.0, -200.0]
+    bias = torch.tensor([bias for bias in biases for _ in range(6)] + [0.0, 1.0])
+    A = torch.tensor(rates * 10 + rates[:2])
+    got, wanted = scan((1, 9, 8, 32), bias, A, 2, 2, tmp_path)
+    assert got.isfinite().all()
+    tolerance = 4 * torch.finfo(torch.float16).eps
+    for channel in range(32):  # of its own, their states being of all sizes
+        own, true = got[..., channel].double(), wanted[..., channel]
+        floor = max(tolerance * float(true.abs().max()), 2**-24)
+        torch.testing.assert_close(own, true, rtol=tolerance, atol=floor)
