@@ -18,8 +18,6 @@ import triton
 
 from benchmarks.kernel_trials import EPS, exact, half
 from benchmarks.report import Row, write_report
-from kernels.depthwise import cuda_fwd as depthwise_cuda
-from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
 from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.linear.cuda_fwd import wide_product_cuda
@@ -93,27 +91,6 @@ def down_sampling(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[],
         yield "CUDA, one launch", lambda: downsample_cuda.expand_downsample_cuda(*arguments)
 
 
-def depthwise(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """That before the scan, of half of the channels of a wider map."""
-    E = 2 * C
-    x, weight, bias = half(B, side, side, 2 * E)[..., :E], exact(9, E), exact(E)
-    yield "Triton", lambda: conv_silu_triton(x, weight, bias)
-    if (how := depthwise_cuda.plan_for(x, with_statistics=False)) is not None:
-        yield "CUDA", lambda: depthwise_cuda.depthwise_cuda(x, weight, bias, how, with_silu=True)
-
-
-def position(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """A position encoding with its statistics."""
-    x, weight, bias = half(B, side, side, C), exact(9, C), exact(C)
-    yield "Triton", lambda: position_encoding_triton(x, weight, bias, EPS)
-    if (how := depthwise_cuda.plan_for(x, with_statistics=True)) is not None:
-        arguments = (x, weight, bias, how)
-        yield (
-            "CUDA",
-            lambda: depthwise_cuda.depthwise_cuda(*arguments, with_silu=False, norm_eps=EPS),
-        )
-
-
 def scan(B: int, side: int, C: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     D, R = 2 * C, -(-C // 16)
     u, projected, weight = half(B, side, side, D), half(B, side, side, R + 2), half(R, D)
@@ -128,8 +105,6 @@ CASES: Final = (
     ("product", product),
     ("sum", second_product),
     ("down-sampling", down_sampling),
-    ("depthwise", depthwise),
-    ("position", position),
     ("scan", scan),
 )
 

@@ -50,7 +50,7 @@ def _block(dim: int) -> Counter[str]:
     small = (math.ceil(dim / 16) + 2) / dim
     units = Counter(
         {
-            "depthwise": 4.0,
+            "_depthwise_kernel": 4.0,
             "_linear_kernel": 2 + small,  # the projection to dt, B and C
             "selective_scan": 4 + small,
             "gated_fusion": 8 + small,
@@ -60,10 +60,10 @@ def _block(dim: int) -> Counter[str]:
     if dim <= MAX_FUSED_PROJECTION:
         units["_position_linear_kernel"] += 6
     else:
-        units.update({"depthwise": 2, "wide_product": 5})
+        units.update({"_depthwise_kernel": 2, "wide_product": 5})
     if dim <= MAX_FUSED_MLP:
         units["_position_mlp_kernel"] += 2
     else:
         # the second half of the MLP is added to its residual, too
-        units.update({"depthwise": 2, "wide_product": 5, LIBRARY: 6})
+        units.update({"_depthwise_kernel": 2, "wide_product": 5, LIBRARY: 6})
     return units

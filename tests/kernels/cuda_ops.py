@@ -1,15 +1,12 @@
 """The CUDA C++ kernels as cases of the matrix; they run on a GPU only, in half precision."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from kernels import nvrtc
-from kernels.depthwise import cuda_fwd as depthwise_cuda
-from kernels.depthwise.reference import conv_silu_ref, position_encoding_ref
 from kernels.device import Device, describe_device
 from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.expand_downsample.reference import expand_downsample_ref
@@ -101,46 +98,6 @@ def expand_downsample_cuda(d: Draw) -> Case:
     )
 
 
-def conv_silu_cuda(d: Draw) -> Case:
-    D = 2 * d.C
-    xz, w, b = d.map(2 * D), d.exact(D, 1, 3, 3, scale=0.3), d.exact(D)
-    how = depthwise_cuda.plan((d.B, d.H, d.W, D), _device(), with_statistics=False)
-    assert how is not None
-    return Case(
-        lambda: [depthwise_cuda.depthwise_cuda(xz[..., :D], taps(w), b, how, with_silu=True)[0]],
-        lambda wide: [conv_silu_ref(*widen(wide, xz[..., :D], w, b))],
-    )
-
-
-def _encoded(d: Draw, offset: Tensor | None) -> Case:
-    """Position encoding and its statistics, those of the map as the kernel rounded it."""
-    x, w, b = d.map(), d.exact(d.C, 1, 3, 3, scale=0.3), d.exact(d.C)
-    how = depthwise_cuda.plan((d.B, d.H, d.W, d.C), _device(), with_statistics=True)
-    assert how is not None
-
-    @cache
-    def encode() -> tuple[Tensor, Tensor | None]:
-        return depthwise_cuda.depthwise_cuda(
-            x, taps(w), b, how, with_silu=False, norm_eps=EPS, offset=offset
-        )
-
-    def reference(wide: bool) -> Outputs:
-        y = encode()[0].to(torch.float64 if wide else torch.float32)
-        y = y if offset is None else y - offset
-        found = torch.stack((y.mean(-1), torch.rsqrt(y.var(-1, unbiased=False) + EPS)))
-        return [position_encoding_ref(*widen(wide, x, w, b)), found]
-
-    return Case(lambda: list(encode()), reference)
-
-
-def position_statistics_cuda(d: Draw) -> Case:
-    return _encoded(d, None)
-
-
-def position_statistics_offset_cuda(d: Draw) -> Case:
-    return _encoded(d, d.exact(d.C))
-
-
 def _device() -> Device:
     return describe_device(torch.device("cuda", torch.cuda.current_device()))
 
@@ -158,9 +115,6 @@ def low_rank_scan_cuda(d: Draw) -> Case:
 CUDA_OPS: dict[str, Callable[[Draw], Case]] = {
     function.__name__: function
     for function in (
-        conv_silu_cuda,
-        position_statistics_cuda,
-        position_statistics_offset_cuda,
         expand_downsample_cuda,
         gated_fusion_cuda,
         low_rank_scan_cuda,
@@ -177,10 +131,6 @@ def serves(op: str, shape: Shape, dtype: torch.dtype) -> bool:
         return False
     device = _device()
     B, H, W, C = shape
-    if op == "conv_silu_cuda":
-        return depthwise_cuda.plan((B, H, W, 2 * C), device, with_statistics=False) is not None
-    if op.startswith("position"):
-        return depthwise_cuda.plan(shape, device, with_statistics=True) is not None
     if op == "gated_fusion_cuda":
         return (
             device.capability >= (8, 0) and fusion_cuda.plan((B, H, W, 2 * C), device) is not None

@@ -11,8 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.depthwise import cuda_fwd as depthwise_cuda
-from kernels.depthwise.reference import conv_silu_ref, position_encoding_ref
 from kernels.device import Device
 from kernels.expand_downsample import cuda_fwd as downsample_cuda
 from kernels.expand_downsample.reference import expand_downsample_ref
@@ -158,56 +156,6 @@ def test_down_sampling(
     exact = [own.double() for own in (x, weight, bias, taps, shift)]
     wanted = expand_downsample_ref(*exact)
     assert float((out.double() - wanted).norm() / wanted.norm()) < 5e-4
-
-
-# one token; strips that hang over, in segments; channels of two groups; a whole row of strips, and
-# what the statistics leave out
-@pytest.mark.parametrize(
-    ("shape", "changes", "way"),
-    [
-        ((2, 1, 1, 64), {}, "silu"),
-        ((1, 9, 10, 384), {"rows": 4, "segments": 3, "strips": 1}, "silu"),
-        ((2, 3, 14, 64), {}, "statistics"),
-        ((1, 4, 9, 640), {"rows": 3, "segments": 2}, "offset"),
-        ((1, 4, 8, 128), {}, "sum"),
-    ],
-    ids=str,
-)
-def test_depthwise(
-    shape: tuple[int, int, int, int], changes: dict[str, Any], way: str, tmp_path: Path
-) -> None:
-    B, H, W, C = shape
-    has_statistics = way in ("statistics", "offset")
-    H100 = Device((9, 0), 132, 232448)
-    plan = depthwise_cuda.plan(shape, H100, with_statistics=has_statistics)
-    assert plan is not None
-    how = replace(plan, **changes)
-    how = replace(how, units=B * -(-W // 7) * how.segments)
-    stride = 2 * C if way == "silu" else C
-    kind = {"with_silu": way == "silu", "with_statistics": has_statistics}
-    defines = depthwise_cuda.defines_of(
-        how, W, C, stride, torch.float16, with_offset=way == "offset", **kind
-    )
-    library = build("depthwise", depthwise_cuda.SOURCE, tmp_path, dict(defines))
-    torch.manual_seed(0)
-    # what lies beside the channels must not be read
-    x = torch.full((B, H, W, stride), torch.nan).half()
-    x[..., :C] = torch.randn(B, H, W, C).half()
-    weight, bias, offset = 0.3 * torch.randn(C, 1, 3, 3), torch.randn(C), torch.randn(C)
-    out = torch.full((B, H, W, C), torch.nan, dtype=torch.float16)
-    found = torch.full((2, B, H, W), torch.nan)
-    tensors = [x, weight.reshape(C, 9).t().contiguous(), bias, offset, out, found]
-    sizes = how.units, B, H, W, how.segments, how.rows, ctypes.c_float(EPS)
-    blocks = -(-how.units // how.strips), how.channel_blocks
-    library.run(*blocks, *(ctypes.c_void_p(own.data_ptr()) for own in tensors), *sizes)
-    reference = conv_silu_ref if way == "silu" else position_encoding_ref
-    wanted = reference(x[..., :C].double(), weight.double(), bias.double())
-    assert float((out.double() - wanted).norm() / wanted.norm()) < 5e-4
-    if has_statistics:
-        left_out = offset if way == "offset" else None
-        torch.testing.assert_close(
-            found.flatten(1), statistics(out.flatten(0, 2), left_out), rtol=1e-4, atol=1e-5
-        )
 
 
 def scan(
