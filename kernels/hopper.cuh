@@ -145,6 +145,14 @@ __device__ __forceinline__ u32 narrow(float low, float high) {
     return pair;
 }
 
+// Four matrices of 8 x 8, each turned: lane 8 i + j gives the address of column j of matrix i.
+__device__ __forceinline__ void store_turned(u32 shared, const u32 (&pairs)[4]) {
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+        "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+        : "memory");
+}
+
 // ---- the rest
 
 // So that the copy engine sees barriers that have just been made.

@@ -48,19 +48,12 @@ __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// Four matrices of 8 x 8, each turned: lane 8 i + j gives the address of column j of matrix i.
+// The counterpart of `store_turned`.
 __device__ __forceinline__ void load_turned(u32 (&pairs)[4], u32 shared) {
     asm volatile(
         "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
         : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
         : "r"(shared)
-        : "memory");
-}
-
-__device__ __forceinline__ void store_turned(u32 shared, const u32 (&pairs)[4]) {
-    asm volatile(
-        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
-        "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
         : "memory");
 }
 

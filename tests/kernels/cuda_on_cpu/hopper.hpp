@@ -155,6 +155,28 @@ inline u32 narrow(float low, float high) {
     return narrow_half(low) | static_cast<u32>(narrow_half(high)) << 16;
 }
 
+// What each lane of this one's warp gives, while `use` runs.
+template <typename Given, typename Use>
+void exchange(const Given& own, Use use) {
+    static Given all[32][32];
+    const int warp = threadIdx.x / 32;
+    all[warp][threadIdx.x % 32] = own;
+    __syncwarp();
+    use(all[warp]);
+    __syncwarp();
+}
+
+inline void store_turned(u32 shared, const u32 (&pairs)[4]) {
+    const int lane = threadIdx.x % 32;
+    exchange(shared, [&](const u32* columns) {
+        for (int i = 0; i < 4; ++i)
+            for (int j = 0; j < 2; ++j) {
+                const std::uint16_t value = pairs[i] >> 16 * j;
+                std::memcpy(memory + columns[8 * i + lane % 4 * 2 + j] + lane / 4 * 2, &value, 2);
+            }
+    });
+}
+
 inline void publish_barriers() {}
 inline void publish_values() {}
 template <int COUNT>

@@ -24,13 +24,3 @@ void multiply(float (&sums)[SUMS], const u32 (&a)[4], u64 b, int accumulate) {
         sums[i] = sum;
     }
 }
-
-inline void store_turned(u32 shared, const u32 (&pairs)[4]) {
-    const int lane = threadIdx.x % 32;
-    for (int i = 0; i < 4; ++i)
-        for (int j = 0; j < 2; ++j) {
-            const u32 column = __shfl_sync(0xffffffffu, shared, 8 * i + lane % 4 * 2 + j);
-            const std::uint16_t value = pairs[i] >> 16 * j;
-            std::memcpy(memory + column + lane / 4 * 2, &value, 2);
-        }
-}

@@ -53,17 +53,6 @@ void wait_for_copies() {
         }
 }
 
-// What each lane of this one's warp gives, while `use` runs.
-template <typename Given, typename Use>
-void exchange(const Given& own, Use use) {
-    static Given all[32][32];
-    const int warp = threadIdx.x / 32;
-    all[warp][threadIdx.x % 32] = own;
-    __syncwarp();
-    use(all[warp]);
-    __syncwarp();
-}
-
 inline void load_turned(u32 (&pairs)[4], u32 shared) {
     const int lane = threadIdx.x % 32;
     exchange(shared, [&](const u32* columns) {
@@ -75,17 +64,6 @@ inline void load_turned(u32 (&pairs)[4], u32 shared) {
                 );
             pairs[i] = values[0] | static_cast<u32>(values[1]) << 16;
         }
-    });
-}
-
-inline void store_turned(u32 shared, const u32 (&pairs)[4]) {
-    const int lane = threadIdx.x % 32;
-    exchange(shared, [&](const u32* columns) {
-        for (int i = 0; i < 4; ++i)
-            for (int j = 0; j < 2; ++j) {
-                const std::uint16_t value = pairs[i] >> 16 * j;
-                std::memcpy(memory + columns[8 * i + lane % 4 * 2 + j] + lane / 4 * 2, &value, 2);
-            }
     });
 }
 
