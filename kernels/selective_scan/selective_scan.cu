@@ -251,10 +251,12 @@ __device__ __forceinline__ Turns begin_turns(char* memory) {
     turns.barriers = shared_address(turns.places + 16);
     if (threadIdx.x < 8) turns.places[threadIdx.x] = {};
     if (threadIdx.x == 0) {
-        for (int i = 0; i < WARPS; ++i) init_barrier(turns.barriers + 8 * i, 1);
+        // each lane says for itself that it has read and written
+        for (int i = 0; i < WARPS; ++i) init_barrier(turns.barriers + 8 * i, 32);
         publish_barriers();
-        arrive(turns.barriers);
     }
+    __syncwarp();
+    if (threadIdx.x < 32) arrive(turns.barriers);
     return turns;
 }
 
@@ -271,8 +273,7 @@ __device__ __forceinline__ Carry hand_on(
     for (int j = 0; j < OWN; ++j)
         after.states[j] = state.states[j] + decay.states[j] * before.states[j];
     if (quarter == 3) at.places[(warp + 1) % 2 * 8 + lane / 4] = after;
-    __syncwarp();
-    if (lane == 0) arrive(at.barriers + 8 * ((warp + 1) % WARPS));
+    arrive(at.barriers + 8 * ((warp + 1) % WARPS));
 #pragma unroll
     for (int j = 0; j < OWN; ++j) {
         const float earlier = __shfl_up_sync(0xffffffffu, after.states[j], 1, 4);
