@@ -328,7 +328,9 @@ async def test_the_demo_models_answer_as_on_the_cpu() -> None:
         assert best["label"] == same["label"]
         assert best["score"] == pytest.approx(same["score"], abs=0.02)
     for gpu_answer, cpu_answer in zip(on_gpu["detect"], on_cpu["detect"], strict=True):
-        sure = [one for one in cpu_answer["predictions"] if one["score"] > 0.6]
+        # of the less certain ones, two boxes may be about as good, and rounding chooses: a zebra
+        # with 0.75 gets another box as soon as the network on the CPU is rounded to float16
+        sure = [one for one in cpu_answer["predictions"] if one["score"] > 0.8]
         assert sure, "a scene with nothing in it would compare nothing"
         for one in sure:
             found = [p for p in gpu_answer["predictions"] if p["label"] == one["label"]]
