@@ -3,11 +3,11 @@
 python -m benchmarks.batch_sizing --out benchmarks/results/batch-sizing-cpu.json
 
 The real batcher in front of a device that sleeps as long as a GPU was measured to take for each
-batch size: times in milliseconds from benchmarks/results/gpu-h100.json (batch 1 and 4 of detection,
-all of classification) and loadtests/results/http-h100-detect-segment.json (16, without HTTP), those
-between them on straight lines. Closed loops: what a request costs outside of the device is a random
-time, different each time, or all clients would march in step. `filled up` takes all that wait,
-which is how a batcher behaves that knows of no times.
+batch size: times in milliseconds from benchmarks/results/gpu-library-fc2-h100.json (batch 1 and 4
+of detection, all of classification) and loadtests/results/slow-http-h100-detect-segment.json (16,
+without HTTP), those between them on straight lines. Closed loops: what a request costs outside of
+the device is a random time, different each time, or all clients would march in step. `filled up`
+takes all that wait, which is how a batcher behaves that knows of no times.
 """
 
 import argparse
