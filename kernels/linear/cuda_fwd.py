@@ -1,7 +1,7 @@
 """Wide matrix products with norm, bias and activation in CUDA C++ (`wide_product.cu`).
 
 What Triton does not do makes it faster than the kernel beside it: the weight stays in shared memory
-while rows stream past, and while one group of warps multiplies, the other works on its results.
+while rows stream past, and while one group of warps multiplies, the others work on their results.
 """
 
 from pathlib import Path
