@@ -31,6 +31,8 @@ constexpr u32 BLOCK_BYTES = WIDTH * DEPTH * 2;
 constexpr int ANSWERS = P / 2;  // of a unit; with a halo the first one is its neighbour's
 constexpr int STAGED = (WIDTH / 2 + 7) / 8 * 8;  // answers, of which some may be unused
 constexpr u32 STAGING_BYTES = STAGED * CHANNELS * 2;
+// answers go there 16 at a time; more would reach into what another group or barrier owns
+static_assert((PAIRS + 3) / 4 * 16 <= STAGED, "a tile of this width does not fill its staging");
 
 struct __align__(64) TensorMap { char opaque[128]; };
 

@@ -127,7 +127,7 @@ def test_product(
     ("shape", "changes"),
     [
         ((2, 1, 1, 16), {}),
-        ((2, 5, 7, 32), {"strips": 2, "rows": 2, "blocks": 2, "units": 1}),
+        ((3, 5, 7, 32), {"strips": 2, "rows": 2, "blocks": 2, "units": 2}),
         ((1, 4, 67, 16), {"blocks": 1, "strips": 1, "rows": 2}),
         ((3, 3, 56, 64), {"blocks": 4, "stages": 2}),
         ((1, 4, 66, 16), {"positions": 16, "units": 4, "tiles": 5}),
