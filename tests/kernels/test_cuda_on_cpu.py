@@ -1,6 +1,7 @@
 """The sources of the CUDA kernels, run by threads of the CPU."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -24,6 +25,7 @@ from tests.kernels.inference_ops import shift_of, statistics
 
 HERE = Path(__file__).parent / "cuda_on_cpu"
 COMPILER = shutil.which("g++")
+MORE_OPTIONS = os.environ.get("CUDA_ON_CPU_OPTIONS", "").split()  # noqa: TID251 - of test_cuda_races
 EPS = 1e-5
 
 pytestmark = [
@@ -41,7 +43,7 @@ def build(kernel: str, source: Path, folder: Path, defines: dict[str, int]) -> c
     macros = [f"-D{name}={value}" for name, value in defines.items()]
     shared = source.parents[1]
     folders = [f"-I{HERE}", f"-I{HERE / kernel}", f"-I{source.parent}", f"-I{shared}"]
-    options = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", "-pthread"]
+    options = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", "-pthread", *MORE_OPTIONS]
     command = [COMPILER, *options, *macros, *folders, "-o", str(library)]
     subprocess.run([*command, str(HERE / kernel / "run.cpp")], check=True)  # noqa: S603
     return ctypes.CDLL(str(library))
