@@ -1,13 +1,14 @@
-"""Compiles every Triton kernel for the H100 on a machine without a GPU, into a cache to carry.
+"""Compiles every kernel for the H100 on a machine without a GPU, into a cache to carry.
 
 python -m benchmarks.precompile --out DIR [--processes 2] [--what models,matrix]
     [--moved-to DIR_WHEN_USED] [--no-launchers] [--prune]
 
 Compiling takes minutes that a rented GPU, or the start of a container, need not wait for. With
-`TRITON_CACHE_DIR` set to the result, Triton finds each kernel there. Its key holds the kernel's
+`TRITON_CACHE_DIR` set to the result, each kernel is found there. Triton's key holds the kernel's
 source and line, all arguments that change the code, Triton's own files and `ptxas`: sources and the
 `triton` wheel must be the same in both places. The launchers, C modules of older Triton versions,
-want the same Python version, too; with them no C compiler is needed any more.
+want the same Python version, too; with them no C compiler is needed any more. Kernels in CUDA C++
+want the same NVRTC (`benchmarks.precompile_cuda`).
 
 First the programs of `benchmarks.precompile_runs` run on `meta` tensors, and what they would launch
 is noted. That is then compiled side by side, without the intermediate code and the line numbers
@@ -45,7 +46,9 @@ from triton.runtime.cache import _base32, get_cache_key
 from triton.runtime.jit import JITCallable, JITFunction
 
 from benchmarks.kernel_resources import compiled_only
+from benchmarks.precompile_cuda import CudaSource, compile_cuda, loads_noted
 from benchmarks.precompile_runs import RUNS
+from kernels import cubin_cache
 
 PROGRESS_S: Final = 15.0
 # the rarest key of today's kernels turned up among the first 100
@@ -157,21 +160,22 @@ def with_folders(kernels: Iterable[Kernel]) -> list[Kernel]:
     return list(complete.values())
 
 
-def list_kernels(what: Sequence[str], report: Report) -> tuple[list[Kernel], int]:
-    """All kernels of these runs, each once, and how many runs failed."""
+def list_kernels(what: Sequence[str], report: Report) -> tuple[list[Kernel], list[CudaSource], int]:
+    """All kernels of these runs, Triton's and others, each once, and how many runs failed."""
     found: list[Kernel] = []
+    sources: dict[CudaSource, None] = {}
     failed = 0
-    with torch.inference_mode(), launches_noted(found):
+    with torch.inference_mode(), launches_noted(found), loads_noted(sources):
         for kind in what:
-            before = len(found)
+            before = len(found) + len(sources)
             for label, run in RUNS[kind]():
                 try:
                     run()
                 except Exception as exc:  # noqa: BLE001 - the other kernels are wanted all the same
                     failed += 1
                     report(f"{label}: {type(exc).__name__}: {exc}")
-            report(f"{kind}: {len(found) - before} kernels")
-    return with_folders(found), failed
+            report(f"{kind}: {len(found) + len(sources) - before} kernels")
+    return with_folders(found), list(sources), failed
 
 
 def use_cache(folder: Path) -> None:
@@ -301,11 +305,12 @@ def precompile(args: argparse.Namespace, report: Report) -> int:
     cache.mkdir(parents=True, exist_ok=True)
     # an earlier result may name another folder: here its kernels are found again
     strip(cache, cache)
-    kernels, failed = list_kernels(args.what.split(","), report)
+    kernels, sources, failed = list_kernels(args.what.split(","), report)
     # the slowest last would leave the other processes idle
     kernels.sort(key=lambda own: -own.options["num_warps"] * own.options["num_stages"])
-    jobs: list[Job] = [partial(compile_kernel, own) for own in kernels]
-    wanted = {folder for own in kernels for folder in own.folders.values()}
+    jobs: list[Job] = [partial(compile_cuda, own) for own in sources]
+    jobs += [partial(compile_kernel, own) for own in kernels]
+    wanted = {folder for own in kernels for folder in own.folders.values()} | {cubin_cache.FOLDER}
     with tempfile.TemporaryDirectory() as stub:
         if args.launchers:
             modules, keys = launchers_of(kernels, Path(stub))

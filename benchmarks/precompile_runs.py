@@ -20,6 +20,8 @@ from kernels.selective_scan.triton_fwd import low_rank_scan_triton
 from model.compiled.predictor import CompiledPredictor, CompileOptions
 from model.config import TaskName
 from model.images import DecodeLimits, decode_rgb
+from service.capacity import capacity_for
+from service.settings import Settings
 from tests.kernels.inference_ops import OPS, Draw
 from tests.kernels.test_inference_kernels import OneOfBatch, Transposed
 from tests.model import golden_gpu
@@ -79,6 +81,26 @@ def run_models() -> Runs:
                 yield name, partial(_infer, predictor, picture, batch)
 
 
+def run_warm_up() -> Runs:
+    """The warm-up of tiny classification with the default batch sizes, as `bench_gpu` times it."""
+    predictor = compiled_model.build_compiled(TaskName.CLASSIFY, "tiny", (224, 224), DEVICE)
+    for batch in compiled_model.DEFAULT_BUCKETS:
+        yield f"warm-up x {batch}", partial(_resident, predictor, (224, 224), batch)
+
+
+def run_first_start() -> Runs:
+    """A server's start with the shipped models and default settings."""
+    pixels = capacity_for(Settings(), "cuda:0").batch_pixels
+    pictures = [np.zeros((*hw, 3), np.uint8) for hw in PHOTOGRAPHS]
+    for path in model_files():
+        predictor = CompiledPredictor.load(path, device=DEVICE)
+        for hw in dict.fromkeys(predictor.prepare(own).shape for own in pictures):
+            most = pixels // (hw[0] * hw[1])
+            for batch in [own for own in compiled_model.DEFAULT_BUCKETS if own <= most][::-1]:
+                yield f"{path.stem} {hw} x {batch}", partial(_resident, predictor, hw, batch)
+        yield f"{path.stem} from pixels", partial(_infer, predictor, pictures[0], 1)
+
+
 def run_matrix() -> Runs:
     """Everything that `kernel_matrix` launches, and the tests beside it."""
     for op, shape, dtype in kernel_matrix.tasks():
@@ -124,6 +146,8 @@ def run_references(dtype: torch.dtype) -> Runs:
 
 RUNS: Final[dict[str, Callable[[], Runs]]] = {
     "models": run_models,
+    "warm-up": run_warm_up,
+    "first-start": run_first_start,
     "matrix": run_matrix,
     "references": partial(run_references, torch.float16),
     "references-bfloat16": partial(run_references, torch.bfloat16),

@@ -11,6 +11,10 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
+
+# in Triton's cache
+FOLDER: Final = "smserve-cubin"
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +26,7 @@ def compiled_once(source: bytes, options: Sequence[str], compile_now: Callable[[
         source: everything the compiler reads.
         options: everything else that its output depends on, but for its version.
     """
-    path = _folder() / f"{_key(source, options)}.cubin"
+    path = _path(source, options)
     try:
         return path.read_bytes()
     except OSError:
@@ -34,10 +38,19 @@ def compiled_once(source: bytes, options: Sequence[str], compile_now: Callable[[
     return code
 
 
+def is_compiled(source: bytes, options: Sequence[str]) -> bool:
+    """Whether `compiled_once` would find it."""
+    return _path(source, options).is_file()
+
+
+def _path(source: bytes, options: Sequence[str]) -> Path:
+    return _folder() / f"{_key(source, options)}.cubin"
+
+
 def _folder() -> Path:
     import triton
 
-    return Path(triton.knobs.cache.dir) / "smserve-cubin"
+    return Path(triton.knobs.cache.dir) / FOLDER
 
 
 def _key(source: bytes, options: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from kernels.cubin_cache import compiled_once
+from kernels.cubin_cache import compiled_once, is_compiled
 from kernels.device import describe_device
 
 try:
@@ -24,6 +24,7 @@ except ImportError:  # a build of PyTorch for the CPU
 
 # headers of several kernels
 _SHARED: Final = Path(__file__).parent
+_HALVES: Final = (torch.float16, torch.bfloat16)
 
 
 class CudaError(RuntimeError):
@@ -42,6 +43,11 @@ def is_available() -> bool:
     return True
 
 
+def can_serve(x: torch.Tensor) -> bool:
+    """Whether any of the kernels could: half precision, on a GPU, with a compiler at hand."""
+    return x.is_cuda and is_available() and x.dtype in _HALVES
+
+
 def compile_source(source: Path, defines: Sequence[tuple[str, int]], architecture: str) -> bytes:
     """Machine code of a source file.
 
@@ -53,13 +59,29 @@ def compile_source(source: Path, defines: Sequence[tuple[str, int]], architectur
     Raises:
         CudaError: it does not compile; the message is the compiler's.
     """
-    options = ["-std=c++17", f"--gpu-architecture={architecture}"]
-    options += [f"-D{name}={value}" for name, value in defines]
+    options = _options(defines, architecture)
     return compiled_once(
         _everything_read(source),
         options,
         lambda: _compile(source, [*options, f"-I{source.parent}", f"-I{_SHARED}"]),
     )
+
+
+def is_kept(source: Path, defines: Sequence[tuple[str, int]], architecture: str) -> bool:
+    """Whether `compile_source` would find its machine code on disk."""
+    return is_compiled(_everything_read(source), _options(defines, architecture))
+
+
+def architecture_of(capability: tuple[int, int]) -> str:
+    """What a device of this compute capability runs, for `compile_source`."""
+    major, minor = capability
+    # the instructions of Hopper alone hide behind the a
+    return f"sm_{major}{minor}{'a' if capability == (9, 0) else ''}"
+
+
+def _options(defines: Sequence[tuple[str, int]], architecture: str) -> list[str]:
+    macros = [f"-D{name}={value}" for name, value in defines]
+    return ["-std=c++17", f"--gpu-architecture={architecture}", *macros]
 
 
 def _everything_read(source: Path) -> bytes:
@@ -169,10 +191,7 @@ def load_kernel(
         CudaError: it does not compile or load.
     """
     limits = describe_device(device)
-    major, minor = limits.capability
-    # the instructions of Hopper alone hide behind the a
-    suffix = "a" if limits.capability == (9, 0) else ""
-    code = compile_source(source, defines, f"sm_{major}{minor}{suffix}")
+    code = compile_source(source, defines, architecture_of(limits.capability))
     with torch.cuda.device(device):
         (module,) = _check(driver.cuModuleLoadData(code))
         (function,) = _check(driver.cuModuleGetFunction(module, name.encode()))

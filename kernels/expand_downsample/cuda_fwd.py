@@ -28,7 +28,6 @@ _MAX_CHANNELS: Final = 384
 _WIDE: Final = 256
 # of a task, in rows: nothing is multiplied yet when it begins
 _START: Final = 2
-_HALVES: Final = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def plan_for(x: Tensor, N: int) -> Plan | None:
     Args:
         x: (B, H, W, C), a token's values contiguous.
     """
-    if not (x.is_cuda and nvrtc.is_available() and x.dtype in _HALVES):
+    if not nvrtc.can_serve(x):
         return None
     # the copy engine counts in 16 bytes
     if x.data_ptr() % 16 or any(step % 8 for step in x.stride()[:-1]):

@@ -34,7 +34,6 @@ _ACTIVATIONS: Final[dict[Activation, int]] = {
     "gelu": 2,
     "silu_second_half": 3,
 }
-_HALVES: Final = (torch.float16, torch.bfloat16)
 
 
 def stages_for(K: int, shared_limit: int) -> int:
@@ -56,7 +55,7 @@ def can_serve(rows: Tensor, weight: Tensor) -> bool:
         weight: (N, K), contiguous.
     """
     (M, K), N = rows.shape, weight.shape[0]
-    if not (rows.is_cuda and nvrtc.is_available() and rows.dtype in _HALVES):
+    if not nvrtc.can_serve(rows):
         return False
     # the copy engine counts in 16 bytes; halves of the columns end where its boxes do
     if K % 8 or N % COLUMNS or rows.stride(0) % 8 or rows.data_ptr() % 16:

@@ -24,7 +24,6 @@ _MAX_RANK: Final = 64
 # warps of a multiprocessor with which it is about as fast as with more
 _BUSY: Final = 12
 _MAX_IMAGES: Final = 65535
-_HALVES: Final = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def plan_for(u: Tensor, projected: Tensor, dt_weight: Tensor) -> Plan | None:
     Args:
         u, projected, dt_weight: as for `low_rank_scan_cuda`.
     """
-    if not (u.is_cuda and nvrtc.is_available() and u.dtype in _HALVES):
+    if not nvrtc.can_serve(u):
         return None
     if any(own.data_ptr() % 16 or not own.is_contiguous() for own in (u, projected)):
         return None

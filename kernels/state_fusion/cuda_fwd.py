@@ -22,7 +22,6 @@ WIDTH: Final = 7
 REACH: Final = 5
 # more threads would leave each too few registers for its taps
 _MAX_THREADS: Final = 512
-_HALVES: Final = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def _rows(blocks: int, H: int, multiprocessors: int) -> int:
 
 def plan_for(state: Tensor) -> Plan | None:
     """The plan for a (B, H, W, E) map, or None: this kernel cannot serve it."""
-    if not (state.is_cuda and nvrtc.is_available() and state.dtype in _HALVES):
+    if not nvrtc.can_serve(state):
         return None
     B, H, W, E = state.shape
     device = describe_device(state.device)

@@ -9,9 +9,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.precompile import module_keys, strip
+from benchmarks.precompile_cuda import CudaSource, compile_cuda, loads_noted
+from kernels import cubin_cache, nvrtc
+from kernels.linear.forward import linear
+from kernels.selective_scan.forward import low_rank_scan
 
+needs_compiler = pytest.mark.skipif(
+    not nvrtc.is_available(), reason="this build of PyTorch brings no CUDA compiler"
+)
 ROOT = Path(__file__).parents[2]
 PRECOMPILE = """
 import sys, pathlib
@@ -40,8 +48,6 @@ def runs(device: str) -> Iterator[tuple[str, Callable[[], object]]]:
 
     The first two call the same function, so their keys depend on which one is launched first.
     """
-    import torch
-
     from kernels.depthwise.triton_fwd import conv_silu_triton
     from kernels.linear.triton_fwd import linear_triton
     from kernels.mask_runs.triton_fwd import mask_edges_triton
@@ -110,3 +116,36 @@ def test_only_what_a_hit_reads_is_left(tmp_path: Path) -> None:
 
 def test_a_launcher_is_found_with_and_without_the_program_file() -> None:
     assert len(set(module_keys("int x;"))) == 2
+
+
+@needs_compiler
+def test_what_a_gpu_would_load_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cubin_cache, "_folder", lambda: tmp_path)
+    half = partial(torch.empty, dtype=torch.float16, device="meta")
+    wide = partial(torch.empty, device="meta")
+    found: dict[CudaSource, None] = {}
+    with loads_noted(found):
+        for rows in (100_000, 100_001):  # the same machine code
+            linear(half(rows, 64), half(256, 64), wide(256), activation="relu")
+        maps = half(512, 7, 8, 64), half(512, 7, 8, 6), half(4, 64)
+        low_rank_scan(*maps, wide(64), wide(64))
+    assert [own.name for own in found] == ["wide_product", "selective_scan"]
+    assert [dict(own.defines)["BFLOAT"] for own in found] == [0, 0]
+    for was_there in (False, True):
+        outcomes = [compile_cuda(own) for own in found]
+        assert outcomes == [(own.name, was_there, "") for own in found]
+    assert len(list(tmp_path.iterdir())) == 2
+    # outside, a map on `meta` is no GPU's
+    assert not nvrtc.can_serve(half(1))
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cubin_cache, "_folder", lambda: tmp_path)
+    broken = tmp_path / "broken.cu"
+    broken.write_text("undeclared;")
+    name, was_there, reason = compile_cuda(CudaSource(broken, "broken", ()))
+    assert (name, was_there) == ("broken", False)
+    assert "broken.cu" in reason

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kernels import cubin_cache, nvrtc
-from kernels.cubin_cache import compiled_once
+from kernels.cubin_cache import compiled_once, is_compiled
 
 pytestmark = pytest.mark.skipif(
     not nvrtc.is_available(), reason="this build of PyTorch brings no CUDA compiler"
@@ -25,9 +25,12 @@ def counted(code: bytes, calls: list[bytes]) -> bytes:
 
 def test_once(folder: Path) -> None:
     calls: list[bytes] = []
+    assert not is_compiled(b"source", ["-O"])
     for _ in range(3):
         assert compiled_once(b"source", ["-O"], lambda: counted(b"code", calls)) == b"code"
     assert calls == [b"code"]
+    assert is_compiled(b"source", ["-O"])
+    assert not is_compiled(b"source", [])
     assert [path.suffix for path in folder.iterdir()] == [".cubin"]
 
 
