@@ -50,7 +50,7 @@ def loads_noted(found: dict[CudaSource, None]) -> Iterator[None]:
         return _Unlaunched()
 
     def can_serve(x: torch.Tensor) -> bool:
-        return nvrtc.is_available() and x.dtype in (torch.float16, torch.bfloat16)
+        return nvrtc.is_available() and x.dtype in nvrtc.HALVES
 
     with (
         patch.object(nvrtc, "can_serve", can_serve),

@@ -24,7 +24,7 @@ except ImportError:  # a build of PyTorch for the CPU
 
 # headers of several kernels
 _SHARED: Final = Path(__file__).parent
-_HALVES: Final = (torch.float16, torch.bfloat16)
+HALVES: Final = (torch.float16, torch.bfloat16)
 
 
 class CudaError(RuntimeError):
@@ -45,7 +45,7 @@ def is_available() -> bool:
 
 def can_serve(x: torch.Tensor) -> bool:
     """Whether any of the kernels could: half precision, on a GPU, with a compiler at hand."""
-    return x.is_cuda and is_available() and x.dtype in _HALVES
+    return x.is_cuda and is_available() and x.dtype in HALVES
 
 
 def compile_source(source: Path, defines: Sequence[tuple[str, int]], architecture: str) -> bytes:

@@ -51,7 +51,7 @@ inline void wait(u32 barrier, u32 parity) {
 }
 
 inline void sync_group(int group) {
-#ifndef NO_GROUP_BARRIERS  // the race detector must miss them
+#ifndef NO_GROUP_BARRIERS  // a test takes them away, and wants the race detector to tell
     groups[group + 1]->barrier.arrive_and_wait();
 #endif
 }
