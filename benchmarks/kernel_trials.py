@@ -311,7 +311,7 @@ def stem_trials(B: int, C: int) -> Iterator[Trial]:
             ),
             B * 224 * 224 * 4 + pixels,
         )
-    for tiles in ((64, 4), (128, 4), (128, 8)):
+    for tiles in ((64, 4, 3), (128, 4, 3), (128, 8, 3), (64, 4, 4)):
         yield Trial(
             "conv3x3 residual",
             stem,
@@ -327,7 +327,7 @@ def stem_trials(B: int, C: int) -> Iterator[Trial]:
             ),
             pixels * 3,
         )
-    for tiles in ((64, 4), (64, 8), (128, 8)):
+    for tiles in ((64, 4, 4), (64, 4, 3), (64, 8, 3), (128, 8, 3)):
         yield Trial(
             "conv3x3 project",
             stem,

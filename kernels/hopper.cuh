@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include "dependent_launch.cuh"
+
 // ---- barriers in shared memory, addressed by 32 bits
 
 __device__ __forceinline__ u32 shared_address(const void* pointer) {

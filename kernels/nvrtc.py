@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 
 from kernels.cubin_cache import compiled_once, is_compiled
+from kernels.dependent_launch import is_supported
 from kernels.device import describe_device
 
 try:
@@ -25,6 +26,7 @@ except ImportError:  # a build of PyTorch for the CPU
 # headers of several kernels
 _SHARED: Final = Path(__file__).parent
 HALVES: Final = (torch.float16, torch.bfloat16)
+_PERCENT: Final = 100
 
 
 class CudaError(RuntimeError):
@@ -128,9 +130,36 @@ class CudaKernel:
         held = [_as_c(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(held))(*(address for _, address in held))
         at = ctypes.addressof(addresses)
-        _check(
-            driver.cuLaunchKernel(self.function, *grid, threads, 1, 1, shared_bytes, stream, at, 0)
-        )
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = grid
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes, config.hStream = shared_bytes, stream
+        config.attrs = [_overlapping()] if is_supported() else []
+        config.numAttrs = len(config.attrs)
+        _check(driver.cuLaunchKernelEx(config, self.function, at, 0))
+
+
+def prefer_shared_memory(function: int) -> None:
+    """Let a kernel run with as much shared memory, and as little cache, as a device can divide.
+
+    Args:
+        function: a loaded kernel's handle.
+
+    Raises:
+        CudaError: it is none.
+    """
+    if driver is not None:
+        kind = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+        _check(driver.cuFuncSetAttribute(driver.CUfunction(function), kind, _PERCENT))
+
+
+def _overlapping() -> Any:
+    """The launch attribute of a kernel that calls `await_predecessor`."""
+    attribute = driver.CUlaunchAttribute()
+    kinds = driver.CUlaunchAttributeID
+    attribute.id = kinds.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    return attribute
 
 
 class TensorMap:

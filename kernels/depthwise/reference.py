@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.linear.reference import linear_ref
+
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, H, W, C) in float32 or float64, zero padding."""
@@ -36,3 +38,21 @@ def conv_silu_ref(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Source: arXiv:2410.15091v2, figure 3 (structure-aware SSM).
     """
     return F.silu(_convolve(x, weight, bias)).to(x.dtype).contiguous()
+
+
+def conv_projection_ref(
+    x: Tensor, weight: Tensor, bias: Tensor, projection: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The input u of the scan and its projection to the low-rank dt, B and C.
+
+    Args:
+        x, weight, bias: as for `conv_silu_ref`.
+        projection: (P, C).
+
+    Returns:
+        (B, H, W, C) and (B, H, W, P), dtype of x.
+
+    Source: arXiv:2410.15091v2, figure 3 (structure-aware SSM).
+    """
+    u = conv_silu_ref(x, weight, bias)
+    return u, linear_ref(u, projection)

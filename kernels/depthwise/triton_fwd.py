@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import as_tokens, is_precise, next_power_of_2
 from kernels.strips import WIDTH, is_wide, locate_strips, num_strips
 from kernels.triton_math import silu
@@ -115,8 +116,10 @@ def _depthwise_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_C: tl.constexpr,
     CHUNKS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     token, row, col = locate_strips(B, H, W, WIDE, BLOCK_S)
+    await_predecessor(OVERLAP)
     kept = ()
     for n in tl.static_range(CHUNKS):
         channel = (tl.program_id(1) * CHUNKS + n) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -233,6 +236,7 @@ def _launch(
         BLOCK_C=block_c,
         CHUNKS=chunks,
         num_warps=warps,
+        **overlapping(),
     )
     return out
 

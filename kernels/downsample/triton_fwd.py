@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import next_power_of_2
 from kernels.triton_math import token_position
 
@@ -23,6 +24,7 @@ def _depthwise_stride2_kernel(
     C,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     start = tl.program_id(0) * BLOCK_T
     token = start + tl.arange(0, BLOCK_T)
@@ -31,6 +33,7 @@ def _depthwise_stride2_kernel(
     image = (token // (OH * OW)).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = channel < C
+    await_predecessor(OVERLAP)
     acc = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
     for i in range(3):
         r = 2 * row + (i - 1)
@@ -81,6 +84,7 @@ def depthwise_stride2_triton(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         BLOCK_T=block_t,
         BLOCK_C=block_c,
         num_warps=warps,
+        **overlapping(),
     )
     return out
 

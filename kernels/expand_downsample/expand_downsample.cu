@@ -98,6 +98,7 @@ struct Layout {
 __device__ __forceinline__ void produce(
     const Layout& at, const Maps& maps, const TensorMap& x_map, int first, int step
 ) {
+    await_predecessor();
     int index = 0;
     for (int number = first; number < count_tasks(maps); number += step) {
         const Task task = task_of(maps, number);
@@ -384,6 +385,7 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + GROUPS), 1) expand_downs
         const int in_group = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
         Weights own;
         load_weights(own, channel + in_group, weight, bias, taps, shift);
+        await_predecessor();
         consume(own, at, maps, out_map, channel, first, step);
         if (threadIdx.x % GROUP == 0) wait_for_stores<0>();
     }

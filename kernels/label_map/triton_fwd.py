@@ -15,6 +15,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.label_map.taps import composed_taps
 
 BLOCK_H = 16
@@ -77,7 +78,9 @@ def _label_map_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_X: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    await_predecessor(OVERLAP)
     image = tl.program_id(1)
     fields = descriptors_ptr + image * FIELDS
     height = tl.load(fields + 2).to(tl.int32)
@@ -211,6 +214,7 @@ def label_maps(
         BLOCK_W=BLOCK_W,
         BLOCK_X=_BLOCK_X,
         BLOCK_K=triton.next_power_of_2(logits.shape[3]),
+        **overlapping(),
     )
     parts = torch.split(out, sizes)
     return [part.view(hw) for part, hw in zip(parts, original_hws, strict=True)]

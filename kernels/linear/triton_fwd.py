@@ -11,10 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import is_precise, next_power_of_2
 from kernels.linear.reference import Activation
+from kernels.shared_memory import prefer_shared
 from kernels.triton_math import gelu, multiply_add, silu
 
+# of a multiprocessor, nearly
+_SHARED_BYTES = 216 * 1024
 _NONE = tl.constexpr(0)
 _RELU = tl.constexpr(1)
 _GELU = tl.constexpr(2)
@@ -35,6 +39,7 @@ def activate(y, column, N, ACTIVATION: tl.constexpr, PRECISE: tl.constexpr):
     return y
 
 
+@prefer_shared
 @triton.jit(do_not_specialize=["M"])
 def _linear_kernel(
     x_ptr,  # (M, K), rows `stride` apart
@@ -58,6 +63,7 @@ def _linear_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     # neighbouring programs share rows of x, which stay in the cache
     num_n = tl.cdiv(N, BLOCK_N)
@@ -69,6 +75,21 @@ def _linear_kernel(
     exists = column < N
     first = start_m.to(tl.int64)
     x_ptr += first * stride
+    # what comes after the sums is read before them, or few tiles would wait for it once more
+    if BIAS:
+        bias = tl.load(bias_ptr + column, mask=exists, other=0.0)
+    if NORM:
+        colsum = tl.load(colsum_ptr + column, mask=exists, other=0.0)
+    if SHIFT:
+        shift = tl.load(shift_ptr + column, mask=exists, other=0.0)
+    await_predecessor(OVERLAP)
+    offset = first * N + local[:, None] * N + column[None, :]
+    mask = valid[:, None] & exists[None, :]
+    if NORM:
+        mean = tl.load(statistics_ptr + start_m + local, mask=valid, other=0.0)
+        scale = tl.load(statistics_ptr + M + start_m + local, mask=valid, other=0.0)
+    if RESIDUAL:
+        residual = tl.load(residual_ptr + offset, mask=mask, other=0.0)
     acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     for start_k in range(0, K, BLOCK_K):
         k = start_k + tl.arange(0, BLOCK_K)
@@ -83,20 +104,15 @@ def _linear_kernel(
             other=0.0,
         )
         acc = multiply_add(x, weight, acc, PRECISE)
+    if SHIFT:
+        acc -= shift[None, :]
     if NORM:
-        mean = tl.load(statistics_ptr + start_m + local, mask=valid, other=0.0)
-        scale = tl.load(statistics_ptr + M + start_m + local, mask=valid, other=0.0)
-        colsum = tl.load(colsum_ptr + column, mask=exists, other=0.0)
-        if SHIFT:
-            acc -= tl.load(shift_ptr + column, mask=exists, other=0.0)[None, :]
         acc = (acc - mean[:, None] * colsum[None, :]) * scale[:, None]
     if BIAS:
-        acc += tl.load(bias_ptr + column, mask=exists, other=0.0)[None, :]
+        acc += bias[None, :]
     acc = activate(acc, column, N, ACTIVATION, PRECISE)
-    offset = first * N + local[:, None] * N + column[None, :]
-    mask = valid[:, None] & exists[None, :]
     if RESIDUAL:
-        acc += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+        acc += residual.to(tl.float32)
     tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -110,6 +126,7 @@ def linear_triton(
     shift: Tensor | None = None,
     activation: Activation = "none",
     residual: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Contract of `linear_ref`.
 
@@ -121,6 +138,7 @@ def linear_triton(
         statistics: (2, ...) float32, mean and 1 / sqrt(variance + eps) of each row of x, as
             `position_encoding_triton` gives them; then the rows are normalised first.
         shift: (N,) float32, product of the weight and an offset of x that the statistics leave out.
+        out_dtype: of the result; that of x.
 
     Raises:
         ValueError: shapes do not fit, one of `colsum` and `statistics` is missing, or both are and
@@ -135,7 +153,7 @@ def linear_triton(
         raise ValueError("statistics of the rows and sums of the weight's rows come together")
     if shift is not None and statistics is None:
         raise ValueError("only rows that are normalised have an offset")
-    out = torch.empty((*x.shape[:-1], N), dtype=x.dtype, device=x.device)
+    out = torch.empty((*x.shape[:-1], N), dtype=out_dtype or x.dtype, device=x.device)
     block_m, block_n, block_k, warps, stages = _tiles(M, N, K, x.dtype)
     _linear_kernel[(triton.cdiv(M, block_m) * triton.cdiv(N, block_n),)](
         rows,
@@ -161,6 +179,7 @@ def linear_triton(
         BLOCK_K=block_k,
         num_warps=warps,
         num_stages=stages,
+        **overlapping(),
     )
     return out
 
@@ -176,8 +195,25 @@ def _tiles(M: int, N: int, K: int, dtype: torch.dtype) -> tuple[int, int, int, i
         block_m = 64 if M * N > 132 * 32 * 64 else 16
         # long sums of few tiles wait for memory at every block of theirs
         block_k = 128 if K % 128 == 0 and K >= 512 and block_m == 16 else block_k
-        return max(16, min(block_m, next_power_of_2(M))), min(64, block_n), block_k, 4, 4
+        block_m, block_n = max(16, min(block_m, next_power_of_2(M))), min(64, block_n)
+        if triton.cdiv(M, block_m) * triton.cdiv(N, block_n) < 100:
+            block_n = min(32, block_n)
+        programs = triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
+        return block_m, block_n, block_k, 4, _stages(programs, K, block_k, block_m + block_n)
     if block_n <= 64:
         return (64, 16, block_k, 4, 3) if block_n == 16 else (64, 64, block_k, 4, 4)
     # wide results have costly epilogues, which more warps overlap better
     return (128, 128, block_k, 8, 3) if N >= 4 * K or N >= 1024 else (64, 128, block_k, 4, 3)
+
+
+def _stages(programs: int, K: int, block_k: int, lines: int) -> int:
+    """Pipeline stages of a sum in blocks of `lines` rows and columns together.
+
+    One more than there are blocks, and all of them are on their way at once; as far as the programs
+    of a multiprocessor can have them beside each other.
+    """
+    blocks = triton.cdiv(K, block_k)
+    resident = triton.cdiv(programs, 132)
+    if resident > 2:
+        return max(2, min(4, blocks))
+    return max(2, min(blocks + 1, _SHARED_BYTES // resident // (2 * lines * block_k)))

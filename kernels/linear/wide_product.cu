@@ -134,6 +134,7 @@ __device__ __forceinline__ void produce(
         const u32 to = at.weight + block * WEIGHT_BOX;
         load_box(to, weight_map, block * DEPTH, share.column, at.weight_ready);
     }
+    await_predecessor();
     int index = 0;
     for (int tile = share.first; tile < share.tiles; tile += share.step)
         for (int block = 0; block < BLOCKS; ++block, ++index) {
@@ -262,6 +263,7 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
         const u32 staging = at.staging + group * 2 * BOX;
         wait(at.weight_ready, 0);
+        await_predecessor();
         if (group == CONSUMERS - 1) signal(at.may_multiply);
         for (int turns = group;; turns += CONSUMERS) {
             const int tile = share.first + turns * share.step;

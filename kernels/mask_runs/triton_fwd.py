@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
+
 BLOCK_X: Final = 32
 BLOCK_Y: Final = 32
 
@@ -74,7 +76,9 @@ def _edges_kernel(
     SIZE: tl.constexpr,
     BLOCK_X: tl.constexpr,
     BLOCK_Y: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    await_predecessor(OVERLAP)
     mask = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_X + tl.arange(0, BLOCK_X)
     height = tl.load(sizes_ptr + mask * 2)
@@ -137,6 +141,7 @@ def mask_edges_triton(
             BLOCK_Y=BLOCK_Y,
             # a multiply-add rounds once where the reference rounds twice
             enable_fp_fusion=False,
+            **overlapping(),
         )
 
     launch(counts, write=False)

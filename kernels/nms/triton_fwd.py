@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import next_power_of_2
 
 # one block is one 64-bit word of the matrix
@@ -43,8 +44,10 @@ def _overlap_kernel(
     W,
     HAS_CLASSES: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """One tile: 64 possible suppressors, 64 boxes at or after them."""
+    await_predecessor(OVERLAP)
     group = tl.program_id(0).to(tl.int64)
     bit = tl.arange(0, BLOCK)
     row = tl.program_id(1) * BLOCK + bit
@@ -84,7 +87,9 @@ def _resolve_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    await_predecessor(OVERLAP)
     group = tl.program_id(0).to(tl.int64)
     every = tl.arange(0, BLOCK_N)
     listed = tl.load(valid_ptr + group * N + every, mask=every < N, other=0) != 0
@@ -143,6 +148,7 @@ def batched_nms_triton(
         BLOCK=BLOCK,
         # a multiply-add rounds once where the reference rounds twice
         enable_fp_fusion=False,
+        **overlapping(),
     )
     block_w = next_power_of_2(words_per_box)
     _resolve_kernel[(groups,)](
@@ -156,5 +162,6 @@ def batched_nms_triton(
         BLOCK=BLOCK,
         # one warp needs no barrier in its reductions; above 16 words its registers run out
         num_warps=1 if block_w <= 16 else 4,
+        **overlapping(),
     )
     return keep.view(torch.bool)

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import as_tokens, is_precise, next_power_of_2, tiling
 from kernels.triton_math import depthwise_3x3, normalise_rows, silu, tile_tokens
 
@@ -35,10 +36,12 @@ def _position_linear_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCKS_N: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     first, local, row, col, valid = tile_tokens(tl.program_id(0), T, H, W, BLOCK_T, TILE_W)
     channel = tl.arange(0, BLOCK_C)
     inside = channel < C
+    await_predecessor(OVERLAP)
     x1, x = depthwise_3x3(
         x_ptr + first * stride,
         position_weight_ptr,
@@ -130,6 +133,7 @@ def position_linear_triton(
         BLOCKS_N=blocks,
         num_warps=warps,
         num_stages=2,
+        **overlapping(),
     )
     return x1, out
 

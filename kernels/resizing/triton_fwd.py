@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.resizing.packing import BICUBIC_FIELDS, BILINEAR_FIELDS, DeviceBatch
 
 BLOCK_H = 16
@@ -32,8 +33,10 @@ def _bicubic_lines_kernel(
     FIELDS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """First pass: along the lines of each picture."""
+    await_predecessor(OVERLAP)
     fields = descriptors_ptr + tl.program_id(2) * FIELDS
     lines = tl.load(fields + 3)
     start = tl.program_id(1) * BLOCK_H
@@ -74,8 +77,10 @@ def _bicubic_columns_kernel(
     FIELDS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Second pass: from line to line."""
+    await_predecessor(OVERLAP)
     image = tl.program_id(2)
     fields = descriptors_ptr + image * FIELDS
     row = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -128,7 +133,9 @@ def _bilinear_kernel(
     FIELDS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    await_predecessor(OVERLAP)
     image = tl.program_id(2)
     fields = descriptors_ptr + image * FIELDS
     row = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -191,6 +198,7 @@ def resample_bicubic(
         FIELDS=BICUBIC_FIELDS,
         BLOCK_H=BLOCK_H,
         BLOCK_W=BLOCK_W,
+        **overlapping(),
     )
     _bicubic_columns_kernel[(triton.cdiv(padded, BLOCK_W), triton.cdiv(padded, BLOCK_H), images)](
         descriptors_ptr=batch.descriptors,
@@ -202,6 +210,7 @@ def resample_bicubic(
         FIELDS=BICUBIC_FIELDS,
         BLOCK_H=BLOCK_H,
         BLOCK_W=BLOCK_W,
+        **overlapping(),
     )
 
 
@@ -224,4 +233,5 @@ def resample_bilinear(batch: DeviceBatch, out: Tensor) -> None:
         FIELDS=BILINEAR_FIELDS,
         BLOCK_H=BLOCK_H,
         BLOCK_W=BLOCK_W,
+        **overlapping(),
     )

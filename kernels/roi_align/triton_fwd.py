@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import next_power_of_2
 
 # cells per step and axis: what a bin of three samples touches
@@ -112,7 +113,9 @@ def _roi_align_kernel(
     SIZE: tl.constexpr,
     BLOCK_C: tl.constexpr,
     STEP: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    await_predecessor(OVERLAP)
     roi = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1)
     out_ptr += (roi * SIZE + row) * SIZE * C
@@ -230,5 +233,6 @@ def roi_align_triton(
         STEP=STEP,
         # a thread has all 16 cells of its channels: the sum over the cells needs no exchange
         num_warps=max(1, block_c // 256),
+        **overlapping(),
     )
     return out

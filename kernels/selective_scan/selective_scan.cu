@@ -338,13 +338,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT / WARPS) selec
         u += STRIDE * D, projected += STRIDE * P * 2;
         keep(u), keep(projected);
     };
-    // what takes longest first
-    fetch_next(slot, left);
-    fetch_next(both - slot, left - STRIDE);
-
     const Turns turns = begin_turns(memory + WARPS * 2 * SLOT_BYTES);
     Own own;
     load_own(own, weight, bias, A);
+    await_predecessor();
+    fetch_next(slot, left);
+    fetch_next(both - slot, left - STRIDE);
     __syncthreads();
 
 #pragma unroll 1

@@ -17,12 +17,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import is_precise, next_power_of_2
+from kernels.shared_memory import prefer_shared
 from kernels.triton_math import LN2, LOG2E, step_and_decay
 
 # tokens of a chunk, as many as `_split_steps` makes
 STEPS = 4
 _MAX_SEGMENTS = 64
+# maps that leave most of the chip idle
+_FEW_VALUES = 1 << 19
 
 
 @triton.jit
@@ -97,6 +101,7 @@ def _enter(decay_ptr, state_ptr, image, channel, inside, D, BLOCK_S: tl.constexp
     return tl.sum(tl.where((index == BLOCK_S - 1)[:, None], joined, 0.0), axis=0)
 
 
+@prefer_shared
 @triton.jit(do_not_specialize=["L", "segment_tokens"])
 def _scan_kernel(
     u_ptr,  # (B, L, D)
@@ -120,6 +125,7 @@ def _scan_kernel(
     CHUNKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     STEPS: tl.constexpr = 4
     channel = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -135,6 +141,7 @@ def _scan_kernel(
     if not PRECISE:
         bias *= LOG2E
     A = tl.load(A_ptr + channel, mask=inside, other=0.0)
+    await_predecessor(OVERLAP)
     chunk = tl.arange(0, CHUNKS)
     is_last = (chunk == CHUNKS - 1)[:, None]
     whole = tl.full([BLOCK_D], 1.0, dtype=tl.float32)
@@ -238,6 +245,7 @@ def low_rank_scan_triton(
             num_warps=warps,
             num_stages=1,
             maxnreg=registers,
+            **overlapping(),
         )
 
     if segments > 1:
@@ -250,6 +258,10 @@ def _plan(B: int, L: int, D: int) -> tuple[int, int, int, int, int]:
     """Chunks of a tile, channels of a program, segments of a map, warps, registers of a thread."""
     block_d = min(32, max(16, next_power_of_2(D)))
     tiles = triton.cdiv(L, 16 * STEPS)
+    if B * L * D <= _FEW_VALUES and L <= 64 * STEPS:
+        # a whole map in one tile: nothing runs after something else
+        chunks = max(8, next_power_of_2(triton.cdiv(L, STEPS)))
+        return chunks, 16, 1, chunks // 8, 128
     if L <= 64 or (D > 512 and tiles < 8):
         return 8, block_d, 1, 2, 255
     programs = B * triton.cdiv(D, block_d)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from kernels.state_fusion.cuda_fwd import gated_fusion_cuda, plan_for
 from kernels.state_fusion.triton_fwd import gated_fusion_triton
+from kernels.state_fusion.triton_token import gated_fusion_token_triton, is_for_tokens
 
 
 def gated_fusion(
@@ -23,6 +24,8 @@ def gated_fusion(
         CudaError: the CUDA kernel cannot be compiled, loaded or launched.
     """
     arguments = (state, u, projected, gate, weight, D, norm_weight, norm_bias, norm_eps)
+    if is_for_tokens(state):
+        return gated_fusion_token_triton(*arguments)
     how = plan_for(state)
     if how is None:
         return gated_fusion_triton(*arguments)

@@ -335,6 +335,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gated_fusion(
 
     float2 taps[25];
     if (PASSES == 1) load_taps(taps, weight, member);
+    await_predecessor();
 
     auto fetch = [&](int from, int to) {
         for (int row = max(from, 0); row < min(to, H); ++row)

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include "dependent_launch.cuh"
+
 __device__ __forceinline__ float2 widen(Pair pair) {
     float2 value;
 #if BFLOAT

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import as_tokens, next_power_of_2, tiling
 from kernels.triton_math import clamp, normalise_rows, tile_tokens
 
@@ -73,12 +74,14 @@ def _gated_fusion_kernel(
     BLOCK_T: tl.constexpr,
     TILE_W: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     first, local, row, col, valid = tile_tokens(tl.program_id(0), T, H, W, BLOCK_T, TILE_W)
     channel = tl.arange(0, BLOCK_E)
     inside = channel < E
     mask = valid[:, None] & inside[None, :]
     here = first * E + (local * E)[:, None] + channel[None, :]
+    await_predecessor(OVERLAP)
     y = _fuse(state_ptr + here, weight_ptr, row, col, channel, H, W, E, EXACT)
     readout = tl.load(p_ptr + (first + local) * P + (P - 1)).to(tl.float32)
     u = tl.load(u_ptr + here, mask=mask, other=0.0).to(tl.float32)
@@ -141,6 +144,7 @@ def gated_fusion_triton(
         BLOCK_E=block_e,
         num_warps=warps,
         num_stages=1,
+        **overlapping(),
     )
     return out
 

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import next_power_of_2
 from kernels.triton_math import token_position
 
@@ -30,6 +31,7 @@ def _picture_conv_kernel(
     IS_PACKED: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     start = tl.program_id(0) * BLOCK_T
     token = start + tl.arange(0, BLOCK_T)
@@ -44,6 +46,7 @@ def _picture_conv_kernel(
     used = (k < 12) & (colour < 3)
     scale = tl.load(scale_ptr + colour)
     shift = tl.load(shift_ptr + colour)
+    await_predecessor(OVERLAP)
     acc = tl.zeros([BLOCK_T, BLOCK_N], dtype=tl.float32)
     for i in tl.static_range(3):
         r = 2 * row + (i - 1)
@@ -117,6 +120,7 @@ def picture_conv_triton(
         BLOCK_N=max(16, next_power_of_2(N)),
         num_warps=warps,
         num_stages=1,
+        **overlapping(),
     )
     return out
 
@@ -196,6 +200,7 @@ def _conv3x3_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     valid = token < T
@@ -203,6 +208,7 @@ def _conv3x3_kernel(
     image = (token // (OH * OW)).to(tl.int64)
     out = tl.arange(0, BLOCK_M)
     wanted = out < M
+    await_predecessor(OVERLAP)
     if PROJECT:
         y = tl.zeros([BLOCK_T, BLOCK_M], dtype=tl.float32)
         # the columns between the two convolutions come block by block
@@ -301,7 +307,7 @@ def conv3x3_triton(
     block_n = block_n if block_n <= 256 else 128
     if not is_projecting and block_n < N:
         raise ValueError(f"without projection N is at most 256, got {N}")
-    block_t, warps = _conv_tiles(T, block_n, x.dtype)
+    block_t, warps, stages = _conv_tiles(T, N, x.dtype)
     _conv3x3_kernel[(triton.cdiv(T, block_t),)](
         x,
         weight,
@@ -327,13 +333,16 @@ def conv3x3_triton(
         BLOCK_K=next_power_of_2(K),
         BLOCK_M=max(16, next_power_of_2(M)),
         num_warps=warps,
-        num_stages=3,
+        num_stages=stages,
+        **overlapping(),
     )
     return out
 
 
-def _conv_tiles(T: int, block_n: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Tokens of a tile, and warps."""
+def _conv_tiles(T: int, N: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Tokens of a tile, warps, pipeline stages."""
     if dtype == torch.float32 or T <= 132 * 64:
-        return 16, 4
-    return (64, 4) if block_n <= 64 else (128, 8)
+        return 16, 4, 3
+    if N > 256:
+        return 64, 4, 4
+    return (128, 8, 3) if N > 64 else (128, 4, 3) if N > 32 else (64, 4, 3)

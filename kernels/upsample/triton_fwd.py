@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.dependent_launch import await_predecessor, overlapping
 from kernels.layout import as_tokens, next_power_of_2
 from kernels.triton_math import token_position
 
@@ -44,6 +45,7 @@ def _upsample_kernel(
     ADD: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     valid = token < T
@@ -54,6 +56,7 @@ def _upsample_kernel(
     top, bottom, down = _taps(row, H, OH)
     left, right, across = _taps(col, W, OW)
     upper, lower = (image * H + top) * W, (image * H + bottom) * W
+    await_predecessor(OVERLAP)
     y = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
     for i in tl.static_range(4):
         line = upper if i < 2 else lower
@@ -111,5 +114,6 @@ def upsample_triton(
         BLOCK_T=block_t,
         BLOCK_C=block_c,
         num_warps=4,
+        **overlapping(),
     )
     return out

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
+from kernels.depthwise.forward import conv_projection, position_encoding
 from kernels.expand_downsample.forward import expand_downsample
 from kernels.linear.forward import add_product_, is_left_to_library, linear
 from kernels.position_linear.triton_fwd import position_linear_triton
@@ -119,8 +119,9 @@ class CompiledBlock:
     def __call__(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> same."""
         x1, xz = self._project_in(x)
-        u = conv_silu_triton(xz[..., : self._inner], self._conv_weight, self._conv_bias)
-        projected = linear(u, self._x_proj)
+        u, projected = conv_projection(
+            xz[..., : self._inner], self._conv_weight, self._conv_bias, self._x_proj
+        )
         state = low_rank_scan(u, projected, self._dt_weight, self._dt_bias, self._A)
         gated = gated_fusion(
             state,
@@ -141,7 +142,7 @@ class CompiledBlock:
             return position_linear_triton(
                 x, position.weight, position.bias, layer.weight, layer.bias, layer.eps
             )
-        x1, statistics = position_encoding_triton(x, position.weight, position.bias, layer.eps)
+        x1, statistics = position_encoding(x, position.weight, position.bias, layer.eps)
         return x1, linear(
             x1,
             layer.weight,
@@ -166,7 +167,7 @@ class CompiledBlock:
             )
         by_library = is_left_to_library(x)
         bias, offset, shift = self._early_bias if by_library else (position.bias, None, None)
-        x1, statistics = position_encoding_triton(x, position.weight, bias, fc1.eps, offset)
+        x1, statistics = position_encoding(x, position.weight, bias, fc1.eps, offset)
         hidden = linear(
             x1,
             fc1.weight,

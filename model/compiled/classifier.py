@@ -1,9 +1,10 @@
 """The classifier as it runs on a GPU."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.linear.triton_fwd import linear_triton
+from kernels.pooled_norm.triton_fwd import pooled_norm_triton
 from model.classifier import Classifier
 from model.compiled.backbone import CompiledBackbone
 from model.config import InputConfig
@@ -32,11 +33,5 @@ class CompiledClassifier:
     def __call__(self, pictures: Tensor) -> Tensor:
         """(B, H, W, 4), see `CompiledBackbone` -> (B, num_classes) float32 logits."""
         x = self._backbone(pictures)[-1]
-        x = F.layer_norm(x, (x.shape[-1],), eps=self._eps).flatten(1, 2)
-        # the mean as a product and a factor of the logits: fewer and faster launches; its first
-        # part is a power of two, which rounds nothing and keeps the sum in half precision's range
-        tokens = x.shape[1]
-        scale = 2.0 ** -(tokens.bit_length() - 1)
-        total = x.new_full((x.shape[0], 1, tokens), scale) @ x
-        logits = F.linear(total.squeeze(1), self._weight)
-        return torch.add(self._bias, logits, alpha=1 / (tokens * scale))
+        x = pooled_norm_triton(x, self._eps)
+        return linear_triton(x, self._weight, self._bias, out_dtype=torch.float32)

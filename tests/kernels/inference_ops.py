@@ -7,12 +7,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from kernels.depthwise.reference import conv_silu_ref, position_encoding_ref
+from kernels.depthwise.reference import conv_projection_ref, conv_silu_ref, position_encoding_ref
 from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
+from kernels.depthwise.triton_token import conv_projection_triton, position_encoding_token_triton
 from kernels.downsample.reference import depthwise_stride2_ref
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
 from kernels.linear.reference import linear_ref
 from kernels.linear.triton_fwd import linear_triton
+from kernels.pooled_norm.reference import pooled_norm_ref
+from kernels.pooled_norm.triton_fwd import pooled_norm_triton
 from kernels.position_linear.reference import position_linear_ref
 from kernels.position_linear.triton_fwd import position_linear_triton
 from kernels.position_mlp.reference import position_mlp_ref
@@ -22,6 +25,7 @@ from kernels.selective_scan.low_rank import low_rank_scan_ref
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
 from kernels.state_fusion.triton_fwd import gated_fusion_triton
+from kernels.state_fusion.triton_token import gated_fusion_token_triton
 from kernels.stem.reference import conv3x3_ref, picture_conv_ref
 from kernels.stem.triton_fwd import (
     conv3x3_triton,
@@ -148,6 +152,14 @@ def statistics(x: Tensor, offset: Tensor | None = None) -> Tensor:
     return torch.stack((wide.mean(-1), scale))
 
 
+def position_encoding_token(d: Draw) -> Case:
+    x, w, b = d.map(), d.exact(d.C, 1, 3, 3, scale=0.3), d.exact(d.C)
+    return Case(
+        lambda: [position_encoding_token_triton(x, taps(w), b, EPS)[0]],
+        lambda wide: [position_encoding_ref(*widen(wide, x, w, b))],
+    )
+
+
 def position_statistics(d: Draw) -> Case:
     return _position_statistics(d, None)
 
@@ -156,9 +168,21 @@ def position_statistics_offset(d: Draw) -> Case:
     return _position_statistics(d, d.exact(d.C))
 
 
-def _position_statistics(d: Draw, offset: Tensor | None) -> Case:
+def position_statistics_token(d: Draw) -> Case:
+    return _position_statistics(d, None, position_encoding_token_triton)
+
+
+def position_statistics_offset_token(d: Draw) -> Case:
+    return _position_statistics(d, d.exact(d.C), position_encoding_token_triton)
+
+
+def _position_statistics(
+    d: Draw,
+    offset: Tensor | None,
+    kernel: Callable[..., Sequence[Tensor | None]] = position_encoding_triton,
+) -> Case:
     x, w, b = d.map(), d.exact(d.C, 1, 3, 3, scale=0.3), d.exact(d.C)
-    encoded = cache(lambda: position_encoding_triton(x, taps(w), b, EPS, offset)[0].clone())
+    encoded = cache(lambda: kernel(x, taps(w), b, EPS, offset)[0].clone())
 
     def reference(wide: bool) -> Outputs:
         # of the map as the kernel rounded it: another order of sums rounds a tie the other way
@@ -166,7 +190,7 @@ def _position_statistics(d: Draw, offset: Tensor | None) -> Case:
         y = y if offset is None else y - offset
         return [torch.stack((y.mean(-1), torch.rsqrt(y.var(-1, unbiased=False) + EPS)))]
 
-    return Case(lambda: [position_encoding_triton(x, taps(w), b, EPS, offset)[1]], reference)
+    return Case(lambda: [kernel(x, taps(w), b, EPS, offset)[1]], reference)
 
 
 def linear_gelu(d: Draw) -> Case:
@@ -198,6 +222,29 @@ def conv_silu(d: Draw) -> Case:
     )
 
 
+def conv_projection(d: Draw) -> Case:
+    D, P = 2 * d.C, -(-d.C // 16) + 2
+    xz, w, b = d.map(2 * D), d.exact(D, 1, 3, 3, scale=0.3), d.exact(D)
+    weight = d.half(P, D, scale=D**-0.5)
+    u = cache(lambda: conv_projection_triton(xz[..., :D], taps(w), b, weight)[0].clone())
+
+    def reference(wide: bool) -> Outputs:
+        x, w_, b_, weight_ = widen(wide, xz[..., :D], w, b, weight)
+        # of u as the kernel rounded it: another order of sums rounds a tie the other way
+        projected = linear_ref(u().to(x.dtype), weight_)
+        return [conv_projection_ref(x, w_, b_, weight_)[0], projected]
+
+    return Case(lambda: conv_projection_triton(xz[..., :D], taps(w), b, weight), reference)
+
+
+def pooled_norm(d: Draw) -> Case:
+    x = d.map()
+    return Case(
+        lambda: [pooled_norm_triton(x, EPS)],
+        lambda wide: [pooled_norm_ref(widen(wide, x)[0], EPS)],
+    )
+
+
 def low_rank_scan(d: Draw, kernel: Callable[..., Tensor] = low_rank_scan_triton) -> Case:
     D, R = 2 * d.C, -(-d.C // 16)
     u, p = d.map(D), d.map(R + 2)
@@ -225,12 +272,16 @@ def low_rank_scan(d: Draw, kernel: Callable[..., Tensor] = low_rank_scan_triton)
     return Case(lambda: [kernel(u, p, w.t().contiguous(), b, A)], reference)
 
 
-def gated_fusion(d: Draw) -> Case:
+def gated_fusion_token(d: Draw) -> Case:
+    return gated_fusion(d, gated_fusion_token_triton)
+
+
+def gated_fusion(d: Draw, kernel: Callable[..., Tensor] = gated_fusion_triton) -> Case:
     E = 2 * d.C
     state, u, p, gate = d.map(E), d.map(E), d.map(3), d.map(2 * E)[..., E:]
     weight, D, nw, nb = d.exact(3, E, 3, 3, scale=0.3), d.exact(E), d.exact(E), d.exact(E)
     return Case(
-        lambda: [gated_fusion_triton(state, u, p, gate, merge_taps(weight), D, nw, nb, EPS)],
+        lambda: [kernel(state, u, p, gate, merge_taps(weight), D, nw, nb, EPS)],
         lambda wide: [
             gated_fusion_ref(*widen(wide, state, u, p[..., 2:], gate, weight, D, nw, nb), EPS)
         ],
@@ -303,6 +354,9 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         position_encoding,
         position_statistics,
         position_statistics_offset,
+        position_encoding_token,
+        position_statistics_token,
+        position_statistics_offset_token,
         position_linear,
         position_mlp,
         linear_gelu,
@@ -311,8 +365,11 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         linear_relu,
         linear_residual,
         conv_silu,
+        conv_projection,
         low_rank_scan,
         gated_fusion,
+        gated_fusion_token,
+        pooled_norm,
         depthwise_stride2,
         picture_conv,
         conv3x3,

@@ -136,8 +136,7 @@ def assert_image_is(found: DetectTensors, image: int, truth: RawDetections) -> N
     count = int(found.counts[image])
     assert count == len(truth.boxes)
     assert found.class_ids[image, :count].tolist() == truth.class_ids.tolist()
-    # float32 convolutions sum in other orders, on a GPU and on some CPUs: seen on either, 1.3e-4 of a
-    # score
+    # float32 convolutions sum in other orders on a GPU and on some CPUs: 1.3e-4 of a score was seen
     near = 1e-3
     torch.testing.assert_close(found.scores[image, :count], truth.scores, rtol=1e-4, atol=near)
     torch.testing.assert_close(found.boxes[image, :count], truth.boxes, rtol=1e-4, atol=200 * near)
