@@ -170,6 +170,9 @@ class DetectPipeline:
     ) -> None:
         inputs.controls.fill(batch, _own(params))
 
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        return self._backbone(pictures)
+
     def run(self, inputs: DetectInputs) -> DetectTensors:
         features = self._backbone(inputs.pictures)
         return self._head(features, inputs.controls.graph, inputs.plan)

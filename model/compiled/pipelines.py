@@ -81,6 +81,10 @@ class Pipeline(Protocol[InputsT, OutputsT]):
         """Bring what differs between requests to the device; fewer than B images are fine."""
         ...
 
+    def features(self, pictures: Tensor) -> object:
+        """As much of the network as runs the same whatever the pictures show."""
+        ...
+
     def run(self, inputs: InputsT) -> OutputsT:
         """The captured part."""
         ...
@@ -126,6 +130,9 @@ class ClassifyPipeline(_PicturesOnly[Tensor]):
     ) -> None:
         self._model = CompiledClassifier(network, config, dtype=dtype, device=device)
 
+    def features(self, pictures: Tensor) -> Tensor:
+        return self._model(pictures)
+
     def run(self, inputs: Tensor) -> Tensor:
         """(B, H, W, 4) -> (B, num_classes) float32."""
         return self._model(inputs)
@@ -159,6 +166,9 @@ class SegmentPipeline(_PicturesOnly[Tensor]):
         if config.pad_multiple != 1:
             raise ValueError(f"segmentation does not pad, got pad_multiple={config.pad_multiple}")
         self._model = CompiledSegmenter(network, config, dtype=dtype, device=device)
+
+    def features(self, pictures: Tensor) -> Tensor:
+        return self._model(pictures)
 
     def run(self, inputs: Tensor) -> Tensor:
         """(B, H, W, 4) -> (B, h, w, num_classes) logits."""

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kernels.side_by_side import compiled_side_by_side
 from model.checkpoint import load_network
 from model.compiled.detect_pipeline import DetectPipeline
 from model.compiled.errors import GraphCaptureError
@@ -278,6 +281,7 @@ class CompiledPredictor:
         buckets = sorted({self._bucket(size) for size in batch_sizes or self._buckets})[::-1]
         failures = []
         with active(self.device):
+            self._compile_features(buckets, shapes or self._usual_shapes())
             for hw in shapes or self._usual_shapes():
                 self._warm_up_staging(hw)
                 for own in params or [DEFAULT_PARAMS[self.spec.task]]:
@@ -287,6 +291,17 @@ class CompiledPredictor:
                         except (GraphCaptureError, torch.OutOfMemoryError) as exc:
                             failures.append(((bucket, *hw), str(exc)))
         return WarmUpReport(time.perf_counter() - start, self.graph_count, tuple(failures))
+
+    def _compile_features(self, buckets: Sequence[int], hws: Sequence[tuple[int, int]]) -> None:
+        if self.device.type != "cuda":
+            return
+        with compiled_side_by_side(), suppress(torch.OutOfMemoryError):
+            for size, hw in product(buckets, hws):
+                self._pipeline.features(
+                    torch.empty((size, *hw, 4), dtype=self._pictures.dtype, device=self.device)
+                )
+        # this stream's memory is of no use to the one that captures
+        torch.cuda.empty_cache()
 
     def _infer_part(
         self, batch: Sequence[PreparedPicture], params: Sequence[Params], pictures: Any
