@@ -196,7 +196,7 @@ def waiting_table(http: Sequence[Path]) -> str:
 
 def start_s() -> float:
     """From a scheduled pod to a warm model: tiny classification, kernels compiled before."""
-    (warm_up,) = (row.value for row in _rows(BARE) if row.metric == "warm-up")
+    warm_up = max(row.value for row in _rows(BARE) if row.metric == "warm-up")
     return ASSUMED.process_s + warm_up
 
 
