@@ -12,12 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.dependent_launch import await_predecessor, overlapping
+from kernels.device import describe_device
 from kernels.layout import is_precise, next_power_of_2
 from kernels.linear.reference import Activation
 from kernels.shared_memory import prefer_shared
 from kernels.triton_math import gelu, multiply_add, silu
 
-# of a multiprocessor, nearly
 _SHARED_BYTES = 216 * 1024
 _NONE = tl.constexpr(0)
 _RELU = tl.constexpr(1)
@@ -154,7 +154,7 @@ def linear_triton(
     if shift is not None and statistics is None:
         raise ValueError("only rows that are normalised have an offset")
     out = torch.empty((*x.shape[:-1], N), dtype=out_dtype or x.dtype, device=x.device)
-    block_m, block_n, block_k, warps, stages = _tiles(M, N, K, x.dtype)
+    block_m, block_n, block_k, warps, stages = _tiles(M, N, K, x.dtype, _shared_bytes(x.device))
     _linear_kernel[(triton.cdiv(M, block_m) * triton.cdiv(N, block_n),)](
         rows,
         weight,
@@ -184,7 +184,16 @@ def linear_triton(
     return out
 
 
-def _tiles(M: int, N: int, K: int, dtype: torch.dtype) -> tuple[int, int, int, int, int]:
+def _shared_bytes(device: torch.device) -> int:
+    """Shared memory for the stages of a multiprocessor's programs; without a GPU, a H100's."""
+    if device.type != "cuda":
+        return _SHARED_BYTES
+    return min(_SHARED_BYTES, describe_device(device).shared_bytes - 8192)
+
+
+def _tiles(
+    M: int, N: int, K: int, dtype: torch.dtype, shared: int
+) -> tuple[int, int, int, int, int]:
     """Rows, columns and depth of a tile, warps, pipeline stages."""
     if dtype == torch.float32:
         return 32, 32, 32, 4, 2
@@ -199,21 +208,25 @@ def _tiles(M: int, N: int, K: int, dtype: torch.dtype) -> tuple[int, int, int, i
         if triton.cdiv(M, block_m) * triton.cdiv(N, block_n) < 100:
             block_n = min(32, block_n)
         programs = triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
-        return block_m, block_n, block_k, 4, _stages(programs, K, block_k, block_m + block_n)
+        stages = _stages(programs, K, block_k, shared // (2 * (block_m + block_n) * block_k))
+        return block_m, block_n, block_k, 4, stages
     if block_n <= 64:
         return (64, 16, block_k, 4, 3) if block_n == 16 else (64, 64, block_k, 4, 4)
     # wide results have costly epilogues, which more warps overlap better
     return (128, 128, block_k, 8, 3) if N >= 4 * K or N >= 1024 else (64, 128, block_k, 4, 3)
 
 
-def _stages(programs: int, K: int, block_k: int, lines: int) -> int:
-    """Pipeline stages of a sum in blocks of `lines` rows and columns together.
+def _stages(programs: int, K: int, block_k: int, most: int) -> int:
+    """Pipeline stages of a sum in blocks.
 
     One more than there are blocks, and all of them are on their way at once; as far as the programs
     of a multiprocessor can have them beside each other.
+
+    Args:
+        most: stages that the shared memory of a multiprocessor holds.
     """
     blocks = triton.cdiv(K, block_k)
     resident = triton.cdiv(programs, 132)
     if resident > 2:
         return max(2, min(4, blocks))
-    return max(2, min(blocks + 1, _SHARED_BYTES // resident // (2 * lines * block_k)))
+    return max(2, min(blocks + 1, most // resident))
