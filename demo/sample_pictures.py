@@ -100,7 +100,7 @@ def save_scenes(pack: Path, out: Path) -> list[str]:
 
 
 def _background_rows(pack: Path, photographs: Mapping[str, Photograph]) -> list[str]:
-    heldout = Composer(pack, _SCENE_SIZE, Split.HELDOUT).library.photograph_sources
+    heldout = Composer(pack, _SCENE_SIZE, Split.HELDOUT).pack.photograph_sources
     rows = []
     for source in heldout:
         path = source.split()[0].removeprefix("gcompris:")

@@ -1,7 +1,7 @@
 """Labelled pictures: stickers pasted on photographs, made anew from a seed."""
 
 from demo.classes import class_names
-from demo.compose.library import Split
+from demo.compose.pack import Split
 from demo.compose.scene import Composer, Scene
 
 CLASS_NAMES = class_names()

@@ -6,19 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from demo.compose.library import Library
+from demo.compose.pack import Pack
 
 Canvas = NDArray[np.float32]
 _BILINEAR = Image.Resampling.BILINEAR
 
 
-def draw_background(rng: np.random.Generator, library: Library, width: int, height: int) -> Canvas:
+def draw_background(rng: np.random.Generator, pack: Pack, width: int, height: int) -> Canvas:
     """(height, width, 3) float32, 0..1."""
     kind = rng.random()
     if kind < 0.80:
-        canvas = _photograph(rng, library, width, height)
+        canvas = _photograph(rng, pack, width, height)
     elif kind < 0.93:
-        canvas = _ground_and_sky(rng, library, width, height)
+        canvas = _ground_and_sky(rng, pack, width, height)
     else:
         canvas = _texture(rng, width, height)
     return np.clip(canvas, 0, 1).astype(np.float32)
@@ -31,7 +31,7 @@ def to_canvas(image: Image.Image) -> Canvas:
 
 
 def photograph_piece(
-    rng: np.random.Generator, library: Library, width: int, height: int, least: float, most: float
+    rng: np.random.Generator, pack: Pack, width: int, height: int, least: float, most: float
 ) -> Image.Image:
     """A piece of some photograph, resized to `width` x `height`.
 
@@ -39,7 +39,7 @@ def photograph_piece(
         least: smallest size of the piece as a share of the largest that fits; log-uniform.
         most: largest such share.
     """
-    image = library.pick_photograph(rng)
+    image = pack.pick_photograph(rng)
     fit = min(image.width / width, image.height / height)
     scale = fit * math.exp(rng.uniform(math.log(least), math.log(most)))
     x = rng.uniform(0, image.width - scale * width)
@@ -66,8 +66,8 @@ def fractal_noise(
     return noise
 
 
-def _photograph(rng: np.random.Generator, library: Library, width: int, height: int) -> Canvas:
-    image = photograph_piece(rng, library, width, height, 0.33, 1.0)
+def _photograph(rng: np.random.Generator, pack: Pack, width: int, height: int) -> Canvas:
+    image = photograph_piece(rng, pack, width, height, 0.33, 1.0)
     if rng.random() < 0.5:
         image = ImageOps.mirror(image)
     if rng.random() < 0.35:
@@ -75,7 +75,7 @@ def _photograph(rng: np.random.Generator, library: Library, width: int, height: 
     return to_canvas(image)
 
 
-def _ground_and_sky(rng: np.random.Generator, library: Library, width: int, height: int) -> Canvas:
+def _ground_and_sky(rng: np.random.Generator, pack: Pack, width: int, height: int) -> Canvas:
     canvas = np.empty((height, width, 3), np.float32)
     horizon = max(1, int(height * rng.uniform(0.2, 0.65)))
     top, bottom = rng.uniform(0.35, 1, 3), rng.uniform(0.35, 1, 3)
@@ -84,7 +84,7 @@ def _ground_and_sky(rng: np.random.Generator, library: Library, width: int, heig
     canvas[:horizon] = top * (1 - share) + bottom * share
     clouds = fractal_noise(rng, width, horizon) - 0.5
     canvas[:horizon] += clouds[..., None] * np.float32(rng.uniform(0, 0.5))
-    ground = photograph_piece(rng, library, width, height - horizon, 0.15, 0.5)
+    ground = photograph_piece(rng, pack, width, height - horizon, 0.15, 0.5)
     canvas[horizon:] = to_canvas(ground)
     return canvas
 

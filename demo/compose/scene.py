@@ -12,7 +12,7 @@ from PIL import Image
 from demo.compose.background import draw_background
 from demo.compose.camera import photograph
 from demo.compose.layers import Layers
-from demo.compose.library import CLUTTER, Library, Split
+from demo.compose.pack import CLUTTER, Pack, Split
 from demo.compose.pasting import footprint, paste
 from demo.compose.sticker import masquerade, warp
 
@@ -61,7 +61,7 @@ class Composer:
         split: Split | str = Split.TRAIN,
         seed: int | Sequence[int] = 0,
     ) -> None:
-        self.library = Library.open(Path(pack), Split(split))
+        self.pack = Pack.open(Path(pack), Split(split))
         self.width, self.height = (size, size) if isinstance(size, int) else size
         self._side = min(self.width, self.height)
         self._rng = np.random.default_rng(seed)
@@ -69,11 +69,11 @@ class Composer:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names by class id."""
-        return self.library.class_names
+        return self.pack.class_names
 
     def scene(self) -> Scene:
         """One to eight labelled objects, some clutter, partly hidden and cut off."""
-        canvas = draw_background(self._rng, self.library, self.width, self.height)
+        canvas = draw_background(self._rng, self.pack, self.width, self.height)
         layers = Layers(self.width, self.height)
         for class_id, length in self._plan():
             self._place(canvas, layers, class_id, length)
@@ -83,14 +83,14 @@ class Composer:
         """One labelled object that fills a third or more of the picture: (image, class id)."""
         rng = self._rng
         if class_id is None:
-            class_id = int(rng.choice(self.library.class_ids))
-        canvas = draw_background(rng, self.library, self.width, self.height)
+            class_id = int(rng.choice(self.pack.class_ids))
+        canvas = draw_background(rng, self.pack, self.width, self.height)
         for _ in range(int(rng.integers(0, 3)) if rng.random() < 0.35 else 0):
             image = self._clutter(self._side * rng.uniform(0.12, 0.35))
             x, y = (int(rng.uniform(-0.3, 0.95) * side) for side in (self.width, self.height))
             paste(rng, canvas, image, x, y)
         length = self._side * math.exp(rng.uniform(math.log(0.35), math.log(1.15)))
-        image = warp(rng, self.library.pick_sprite(rng, class_id), length)
+        image = warp(rng, self.pack.pick_sprite(rng, class_id), length)
         # now and then a second copy
         for _ in range(2 if rng.random() < 0.12 else 1):
             x = int((self.width - image.width) / 2 + rng.normal(0, 0.12) * self._side)
@@ -102,7 +102,7 @@ class Composer:
         """(class id, length) of what to paste, roughly from large to small."""
         rng = self._rng
         count = min(int(1 + rng.geometric(0.33)), MAX_OBJECTS) if rng.random() < 0.8 else 1
-        wanted = [int(rng.choice(self.library.class_ids)) for _ in range(count)]
+        wanted = [int(rng.choice(self.pack.class_ids)) for _ in range(count)]
         if rng.random() < 0.5:
             wanted += [CLUTTER] * int(rng.integers(0, 3))
         if count == 1:
@@ -125,7 +125,7 @@ class Composer:
         if class_id == CLUTTER:
             image, source = self._clutter(length), ""
         else:
-            sprite = self.library.pick_sprite(rng, class_id)
+            sprite = self.pack.pick_sprite(rng, class_id)
             image, source = warp(rng, sprite, length), sprite.source
         full = int((np.asarray(image.getchannel("A")) > 127).sum())
         for _ in range(_TRIES):
@@ -142,9 +142,9 @@ class Composer:
             return
 
     def _clutter(self, length: float) -> Image.Image:
-        image = warp(self._rng, self.library.pick_sprite(self._rng, CLUTTER), length)
+        image = warp(self._rng, self.pack.pick_sprite(self._rng, CLUTTER), length)
         if self._rng.random() < 0.4:
-            return masquerade(self._rng, self.library, image)
+            return masquerade(self._rng, self.pack, image)
         return image
 
     def _finished(self, canvas: NDArray[np.float32], layers: Layers) -> Scene:

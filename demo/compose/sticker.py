@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from demo.compose.background import photograph_piece
-from demo.compose.library import Library, Sprite
+from demo.compose.pack import Pack, Sprite
 
 _RESAMPLE: Final = Image.Resampling
 
@@ -37,9 +37,9 @@ def warp(rng: np.random.Generator, sprite: Sprite, long_side: float) -> Image.Im
     return image
 
 
-def masquerade(rng: np.random.Generator, library: Library, image: Image.Image) -> Image.Image:
+def masquerade(rng: np.random.Generator, pack: Pack, image: Image.Image) -> Image.Image:
     """The sticker's shape filled with a photograph, so that a cut edge alone means nothing."""
-    filled = photograph_piece(rng, library, image.width, image.height, 0.15, 0.6).convert("RGBA")
+    filled = photograph_piece(rng, pack, image.width, image.height, 0.15, 0.6).convert("RGBA")
     filled.putalpha(image.getchannel("A"))
     return filled
 

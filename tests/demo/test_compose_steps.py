@@ -9,7 +9,7 @@ from PIL import Image
 from demo.compose.background import draw_background, fractal_noise, photograph_piece
 from demo.compose.camera import photograph
 from demo.compose.layers import Layers
-from demo.compose.library import Library, Split, Sprite
+from demo.compose.pack import Pack, Split, Sprite
 from demo.compose.pasting import footprint, paste
 from demo.compose.sticker import masquerade, warp
 
@@ -56,19 +56,19 @@ def test_warp_reaches_the_wanted_length(length: int) -> None:
 
 
 def test_masquerade_keeps_the_shape(pack: Path) -> None:
-    library = Library.open(pack, Split.TRAIN)
+    opened = Pack.open(pack, Split.TRAIN)
     rng = np.random.default_rng(0)
-    sprite = library.pick_sprite(rng, 0)
-    filled = masquerade(rng, library, sprite.image)
+    sprite = opened.pick_sprite(rng, 0)
+    filled = masquerade(rng, opened, sprite.image)
     assert np.array_equal(filled.getchannel("A"), sprite.image.getchannel("A"))
     assert not np.array_equal(np.asarray(filled)[..., :3], np.asarray(sprite.image)[..., :3])
 
 
 def test_backgrounds_of_every_kind_are_in_range(pack: Path) -> None:
-    library = Library.open(pack, Split.TRAIN)
+    opened = Pack.open(pack, Split.TRAIN)
     rng = np.random.default_rng(0)
     for _ in range(60):
-        canvas = draw_background(rng, library, 70, 50)
+        canvas = draw_background(rng, opened, 70, 50)
         assert canvas.shape == (50, 70, 3)
         assert canvas.dtype == np.float32
         assert np.isfinite(canvas).all()
@@ -78,10 +78,10 @@ def test_backgrounds_of_every_kind_are_in_range(pack: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 10), (7, 300)])
 def test_pieces_fit_any_proportion(pack: Path, size: tuple[int, int]) -> None:
-    library = Library.open(pack, Split.TRAIN)
+    opened = Pack.open(pack, Split.TRAIN)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        assert photograph_piece(rng, library, *size, 0.3, 1.0).size == size
+        assert photograph_piece(rng, opened, *size, 0.3, 1.0).size == size
 
 
 def test_noise_spans_zero_to_one() -> None:

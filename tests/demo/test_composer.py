@@ -109,7 +109,7 @@ def test_labelled_stickers_come_from_the_designs_of_the_split(
 
 def test_training_sees_no_heldout_photograph(pack: Path) -> None:
     def tone(split: Split) -> set[bool]:
-        photographs = Composer(pack, 64, split).library.photographs
+        photographs = Composer(pack, 64, split).pack.photographs
         means = [np.asarray(image).mean((0, 1)) for image in photographs]
         return {bool(red > blue) for red, _, blue in means}
 

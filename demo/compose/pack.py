@@ -45,7 +45,7 @@ class Sprite:
 
 
 @dataclass(frozen=True, slots=True)
-class Library:
+class Pack:
     """Sprites and photographs of one split.
 
     Attributes:
@@ -61,27 +61,27 @@ class Library:
     photograph_sources: Sequence[str]
 
     @classmethod
-    def open(cls, pack: Path, split: Split) -> "Library":
-        """Read the pack's index and the pictures of the split.
+    def open(cls, folder: Path, split: Split) -> "Pack":
+        """Read the folder's index and the pictures of the split.
 
         Raises:
-            ValueError: the pack has no photograph or no labelled sprite for this split.
+            ValueError: the folder has no photograph or no labelled sprite for this split.
         """
-        index = json.loads((pack / "index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         grouped: dict[int, dict[str, list[Sprite]]] = {}
         for entry in index["sprites"]:
             if _belongs(entry, split):
                 designs = grouped.setdefault(entry["class_id"], {})
-                sprite = _sprite(pack, entry, index["classes"])
+                sprite = _sprite(folder, entry, index["classes"])
                 designs.setdefault(entry["design"], []).append(sprite)
         wanted = "train" if split is Split.TRAIN else "heldout"
         photographs = [entry for entry in index["photographs"] if entry["split"] == wanted]
         if not photographs or not any(class_id != CLUTTER for class_id in grouped):
-            raise ValueError(f"{pack} has no photographs or no cut-outs for the split {split}")
+            raise ValueError(f"{folder} has no photographs or no cut-outs for the split {split}")
         return cls(
             class_names=tuple(entry["name"] for entry in index["classes"]),
             sprites={key: list(designs.values()) for key, designs in grouped.items()},
-            photographs=[_opened(pack / entry["file"], "RGB") for entry in photographs],
+            photographs=[_opened(folder / entry["file"], "RGB") for entry in photographs],
             photograph_sources=[str(entry["source"]) for entry in photographs],
         )
 
