@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.report import ROOT, Row, write_report
 from tests.kernels.cuda_ops import CUDA_OPS, serves
-from tests.kernels.inference_ops import NARROW, OPS, Draw, Shape, error_ratio_of, max_ratio
+from tests.kernels.error_ratios import error_ratio_of, max_ratio
+from tests.kernels.inference_ops import NARROW, OPS, Draw, Shape
 from tests.kernels.test_inference_kernels import HUGE, SMALL, STAGES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -3,6 +3,7 @@
 Narrow stages are bound by memory: there position encoding, norm and what follows them run fused,
 the input projection up to C = 64 and the MLP up to C = 128, seven or eight kernels a block. In wide
 stages all matrix products stand alone, ten kernels a block (docs/performance.md has the reasons).
+With few tokens there is one less: the convolution does the projection to dt, B and C as well.
 """
 
 from typing import Final

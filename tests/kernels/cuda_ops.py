@@ -15,11 +15,10 @@ from kernels.linear.reference import Activation, linear_ref
 from kernels.selective_scan import cuda_fwd as scan_cuda
 from kernels.state_fusion import cuda_fwd as fusion_cuda
 from kernels.state_fusion.gated import gated_fusion_ref, merge_taps
+from tests.kernels.error_ratios import Case, Outputs
 from tests.kernels.inference_ops import (
     EPS,
-    Case,
     Draw,
-    Outputs,
     Shape,
     low_rank_scan,
     shift_of,

@@ -11,7 +11,8 @@ from torch import Tensor
 from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_triton
 from kernels.selective_scan.low_rank import low_rank_scan_ref
 from kernels.selective_scan.triton_fwd import low_rank_scan_triton
-from tests.kernels.inference_ops import EPS, NARROW, OPS, Draw, Shape, error_ratio, max_ratio, taps
+from tests.kernels.error_ratios import max_ratio
+from tests.kernels.inference_ops import EPS, NARROW, OPS, Draw, Shape, error_ratio, taps
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # one token, one row, one column, odd, prime, a rectangle's multiple, more than one tile
