@@ -51,15 +51,8 @@ test-gpu: $(VENV)/.dev  ## what needs a GPU: marked tests, every kernel against 
 	$(BIN)/python -m benchmarks.kernel_matrix
 	$(BIN)/python -m benchmarks.golden_gpu --out benchmarks/results/golden-gpu-float16.json
 
-# the bindings ask the driver for functions that it may lack, which is no error
-sanitize: SANITIZE = compute-sanitizer --error-exitcode 1 --report-api-errors no --tool
-sanitize: SMALL = 129 or (3 and 1 and 9 and not 128) or (scan_on_the_gpu and (65 or 31 or 13))
-sanitize: PYTEST = $(BIN)/python -m pytest -q
 sanitize: $(VENV)/.dev  ## small kernel tests under NVIDIA's memory and race checkers (GPU, compute-sanitizer)
-	$(SANITIZE) memcheck $(PYTEST) tests/kernels/test_inference_kernels.py -k "test_no_worse and float16 and 24"
-	$(SANITIZE) racecheck $(PYTEST) tests/kernels/test_inference_kernels.py -k "test_no_worse and float16 and 24"
-	$(SANITIZE) memcheck $(PYTEST) -m gpu tests/kernels/test_cuda_kernels.py -k "not 40001 and not 128"
-	$(SANITIZE) racecheck $(PYTEST) -m gpu tests/kernels/test_cuda_kernels.py -k "$(SMALL)"
+	$(BIN)/python -m benchmarks.sanitize --out benchmarks/results/sanitizer-h100.json
 
 bench-gpu: $(VENV)/.dev  ## models, peers (pip install timm) and kernels on a GPU; results and docs/performance.md
 	$(BIN)/python -m benchmarks.all_gpu $(ARGS)
