@@ -172,7 +172,7 @@ class TensorMap:
         """Describe a tensor, which must stay where it is.
 
         Args:
-            x: two or three axes, two bytes a value; all but the last axis, whose values are
+            x: two to five axes, two bytes a value; all but the last axis, whose values are
                 neighbours, step over a multiple of 16 bytes.
             box: its size, axis by axis; 64 along the last.
 

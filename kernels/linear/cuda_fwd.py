@@ -24,10 +24,9 @@ CONSUMERS: Final = 4
 _BOX_BYTES: Final = ROWS * DEPTH * 2
 _WEIGHT_BOX_BYTES: Final = COLUMNS * DEPTH * 2
 _THREADS: Final = 128 * (1 + CONSUMERS)
-_STAGING_BYTES: Final = CONSUMERS * ROWS * COLUMNS * 2
 # alignment, bias, column sums, shift and barriers
 _REST_BYTES: Final = 1024 + 3 * COLUMNS * 4 + 512
-_MAX_STAGES: Final = 12
+_MAX_STAGES: Final = 8
 _ACTIVATIONS: Final[dict[Activation, int]] = {
     "none": 0,
     "relu": 1,
@@ -38,7 +37,7 @@ _ACTIVATIONS: Final[dict[Activation, int]] = {
 
 def stages_for(K: int, shared_limit: int) -> int:
     """Blocks of rows in flight that fit a block's shared memory."""
-    left = shared_limit - _REST_BYTES - _STAGING_BYTES - _blocks(K) * _WEIGHT_BOX_BYTES
+    left = shared_limit - _REST_BYTES - _blocks(K) * _WEIGHT_BOX_BYTES
     return min(_MAX_STAGES, left // _BOX_BYTES)
 
 
@@ -57,7 +56,7 @@ def can_serve(rows: Tensor, weight: Tensor) -> bool:
     (M, K), N = rows.shape, weight.shape[0]
     if not nvrtc.can_serve(rows):
         return False
-    # the copy engine counts in 16 bytes; halves of the columns end where its boxes do
+    # the copy engine counts in 16 bytes; a block has 128 columns
     if K % 8 or N % COLUMNS or rows.stride(0) % 8 or rows.data_ptr() % 16:
         return False
     device = describe_device(rows.device)
@@ -112,11 +111,11 @@ def wide_product_cuda(
     kernel.launch(
         (blocks, 1, 1),
         _THREADS,
-        _REST_BYTES + _STAGING_BYTES + _blocks(K) * _WEIGHT_BOX_BYTES + stages * _BOX_BYTES,
+        _REST_BYTES + _blocks(K) * _WEIGHT_BOX_BYTES + stages * _BOX_BYTES,
         (
             nvrtc.TensorMap(rows, (ROWS, DEPTH)),
-            nvrtc.TensorMap(weight, (COLUMNS, DEPTH)),
-            nvrtc.TensorMap(out, (ROWS, 64)),
+            nvrtc.TensorMap(_in_order(weight), (COLUMNS // 32, 4, 4, 2, DEPTH)),
+            out,
             bias,
             bias if colsum is None else colsum,
             bias if statistics is None else statistics,
@@ -124,3 +123,8 @@ def wide_product_cuda(
             M,
         ),
     )
+
+
+def _in_order(weight: Tensor) -> Tensor:
+    """(N, K) -> (N / 32, 4, 4, 2, K), the same rows in the order of the source's first words."""
+    return weight.view(-1, 4, 4, 2, weight.shape[1]).transpose(1, 2)

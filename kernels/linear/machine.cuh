@@ -19,8 +19,14 @@ __device__ __forceinline__ void multiply(float (&sums)[64], u64 a, u64 b, int ac
         : "l"(a), "l"(b), "r"(accumulate));
 }
 
-__device__ __forceinline__ void store_matrices(u32 shared, const u32 (&pairs)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
-                 "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
-                 : "memory");
+// A box of five axes, the innermost first.
+__device__ __forceinline__ void load_box(
+    u32 shared, const TensorMap& map, int at, int second, int third, int fourth, int fifth,
+    u32 barrier
+) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(shared),
+        "l"(&map), "r"(at), "r"(second), "r"(third), "r"(fourth), "r"(fifth), "r"(barrier)
+        : "memory");
 }

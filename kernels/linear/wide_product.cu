@@ -1,10 +1,15 @@
-// act(norm(x) W^T + b) for wide results: K up to 512, N a multiple of 128; compute capability 9.0.
+// act(norm(x) W^T + b) for wide results: K up to 832, N a multiple of 128; compute capability 9.0.
 // Where K is no multiple of 64 the copies fill up with zeros.
 //
 // A block owns 128 columns of the result for as long as it lives, so its part of the weight is
 // read once and stays in shared memory; rows of x stream past it through a ring that one thread
 // fills (TMA). Groups of warps take turns: while one multiplies its 64 x 128 tile on the tensor
-// cores, the others apply norm, bias and activation to their last ones and send them (TMA).
+// cores, the others apply norm, bias and activation to their last ones and store them.
+//
+// The tensor cores give a thread two neighbouring columns of every eighth. The weight's rows lie in
+// shared memory in such an order that four of these pairs are neighbours, too: column 32 a + 8 q +
+// 2 m + i of the result is column 32 a + 8 m + 2 q + i of the product, and thread q of a row has all
+// m and i, 16 bytes, which it stores at once.
 //
 // Compiled at run time for each shape (see cuda_fwd.py), which defines
 //   K, N        of the product
@@ -17,6 +22,7 @@
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
+typedef unsigned short Half;  // its bits
 constexpr int ROWS = 64;  // of a tile
 constexpr int COLUMNS = 128;
 constexpr int DEPTH = 64;  // of a block of K: 128 bytes, what one swizzled row holds
@@ -29,6 +35,7 @@ constexpr int LAUNCHED = 65536 / (GROUP * (1 + CONSUMERS)) / 8 * 8;  // register
 constexpr int PRODUCERS_REST = 24;  // what the group that multiplies nothing keeps of them
 
 struct __align__(64) TensorMap { char opaque[128]; };
+struct __align__(16) Eight { u32 pairs[4]; };  // values
 
 #ifdef ON_A_CPU  // the tests run the kernel there
 #include "on_a_cpu.hpp"
@@ -64,42 +71,45 @@ struct Columns {
     float2 *bias, *colsum, *shift;  // in shared memory
 };
 
-// 64 x 128 sums -> values in shared memory, as two swizzled boxes of 64 columns each.
+// 64 x 128 sums -> values, from `out` on, the thread's first column of its first row.
 __device__ __forceinline__ void finish(
     const float (&sums)[64],
     const Columns& own,
     const Row (&rows)[2],
     int column,  // first of the block
-    u32 staging
+    Half* out,
+    int left  // rows from the thread's first one to the end
 ) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    // the matrix and its row whose address this lane gives to `store_matrices`
-    const int matrix = lane / 8, row = warp * 16 + matrix % 2 * 8 + lane % 8;
 #pragma unroll
-    for (int n = 0; n < 16; n += 2) {
-        const bool is_second_half = column + n / 8 * 64 >= N / 2;
-        u32 pairs[4];
+    for (int a = 0; a < 4; ++a) {
+        const bool is_second_half = column + a / 2 * 64 >= N / 2;
+        Eight values[2];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int at = (n + i / 2) * 4 + lane % 4;  // columns 8 (n + i / 2) + 2 (lane % 4)
+        for (int m = 0; m < 4; ++m) {
+            const int at = a * 16 + threadIdx.x % 4 * 4 + m;
             const float2 b = own.bias[at];
-            float low = sums[4 * n + 2 * i], high = sums[4 * n + 2 * i + 1];
-            if (NORM) {
-                const float2 c = own.colsum[at];
-                if (SHIFT) {
-                    const float2 s = own.shift[at];
-                    low -= s.x;
-                    high -= s.y;
+            float2 c, s;
+            if (NORM) c = own.colsum[at];
+            if (SHIFT) s = own.shift[at];
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                float low = sums[16 * a + 4 * m + 2 * i], high = sums[16 * a + 4 * m + 2 * i + 1];
+                if (NORM) {
+                    if (SHIFT) {
+                        low -= s.x;
+                        high -= s.y;
+                    }
+                    low = (low - rows[i].mean * c.x) * rows[i].scale;
+                    high = (high - rows[i].mean * c.y) * rows[i].scale;
                 }
-                low = (low - rows[i % 2].mean * c.x) * rows[i % 2].scale;
-                high = (high - rows[i % 2].mean * c.y) * rows[i % 2].scale;
+                values[i].pairs[m] = narrow(
+                    activate(low + b.x, is_second_half), activate(high + b.y, is_second_half)
+                );
             }
-            pairs[i] = narrow(
-                activate(low + b.x, is_second_half), activate(high + b.y, is_second_half)
-            );
         }
-        const u32 column = (n % 8 + matrix / 2) ^ (lane % 8);  // swizzled, of eight
-        store_matrices(staging + n / 8 * BOX + row * 128 + column * 16, pairs);
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+            if (8 * i < left) *reinterpret_cast<Eight*>(out + 8 * i * N + 32 * a) = values[i];
     }
 }
 
@@ -114,7 +124,7 @@ __device__ __forceinline__ Turn turn_of(int index) {
 
 // Where everything lies in shared memory.
 struct Layout {
-    u32 weight, ring, staging;
+    u32 weight, ring;
     u32 full, empty;  // a barrier for each stage of the ring
     u32 weight_ready;
     u32 may_multiply;  // a barrier for each group of consumers
@@ -132,7 +142,7 @@ __device__ __forceinline__ void produce(
     expect_bytes(at.weight_ready, BLOCKS * WEIGHT_BOX);
     for (int block = 0; block < BLOCKS; ++block) {
         const u32 to = at.weight + block * WEIGHT_BOX;
-        load_box(to, weight_map, block * DEPTH, share.column, at.weight_ready);
+        load_box(to, weight_map, block * DEPTH, 0, 0, 0, share.column / 32, at.weight_ready);
     }
     await_predecessor();
     int index = 0;
@@ -179,35 +189,10 @@ __device__ __forceinline__ void multiply_tile(
     signal(at.empty + 8 * turn_of(turns * BLOCKS + BLOCKS - 1).stage);
 }
 
-// A tile: through shared memory to the result.
-__device__ __forceinline__ void send(
-    const float (&sums)[64],
-    const TensorMap& out_map,
-    const Columns& own,
-    const Row (&rows)[2],
-    int column,
-    int top,
-    int group,
-    u32 staging
-) {
-    const bool is_first_thread = threadIdx.x % GROUP == 0;
-    // the last tile's store has read the staging
-    if (is_first_thread) wait_for_stores<0>();
-    sync_group(group);
-    finish(sums, own, rows, column, staging);
-    publish_values();
-    sync_group(group);
-    if (is_first_thread) {
-        store_box(out_map, column, top, staging);
-        store_box(out_map, column + 64, top, staging + BOX);
-        commit_stores();
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_product(
     const __grid_constant__ TensorMap x_map,  // (M, K)
-    const __grid_constant__ TensorMap weight_map,  // (N, K)
-    const __grid_constant__ TensorMap out_map,  // (M, N)
+    const __grid_constant__ TensorMap weight_map,  // (N / 32, m 4, q 4, i 2, K)
+    Half* __restrict__ out,  // (M, N)
     const float* __restrict__ bias,  // (N,)
     const float* __restrict__ colsum,  // (N,), read with NORM
     const float* __restrict__ statistics,  // (2, M), read with NORM
@@ -219,8 +204,7 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
     Layout at;
     at.weight = (begin + 1023) / 1024 * 1024;  // as the swizzle wants it
     at.ring = at.weight + BLOCKS * WEIGHT_BOX;
-    at.staging = at.ring + STAGES * BOX;
-    const u32 rest = at.staging + 2 * CONSUMERS * BOX - begin;
+    const u32 rest = at.ring + STAGES * BOX - begin;
     Columns own;
     own.bias = reinterpret_cast<float2*>(memory + rest);
     own.colsum = own.bias + COLUMNS / 2;
@@ -261,21 +245,20 @@ extern "C" __global__ void __launch_bounds__(GROUP*(1 + CONSUMERS), 1) wide_prod
         take_registers<(LAUNCHED * (1 + CONSUMERS) - PRODUCERS_REST) / CONSUMERS / 8 * 8>();
         const int group = threadIdx.x / GROUP - 1;
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-        const u32 staging = at.staging + group * 2 * BOX;
         wait(at.weight_ready, 0);
         await_predecessor();
         if (group == CONSUMERS - 1) signal(at.may_multiply);
         for (int turns = group;; turns += CONSUMERS) {
             const int tile = share.first + turns * share.step;
             if (tile >= share.tiles) break;
-            const int top = tile * ROWS, row = top + warp * 16 + lane / 4;
+            const int row = tile * ROWS + warp * 16 + lane / 4;
             const Row rows[2] = {
                 statistics_of(statistics, row, M), statistics_of(statistics, row + 8, M)
             };
             float sums[64];
             multiply_tile(sums, at, turns, group);
-            send(sums, out_map, own, rows, share.column, top, group, staging);
+            Half* const to = out + static_cast<long long>(row) * N + share.column + lane % 4 * 8;
+            finish(sums, own, rows, share.column, to, M - row);
         }
-        if (threadIdx.x % GROUP == 0) wait_for_stores<0>();
     }
 }

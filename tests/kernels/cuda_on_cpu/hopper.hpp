@@ -58,15 +58,18 @@ inline void sync_group(int group) {
 
 // ---- the copy engine
 
-// What the tests put into a map: sizes and steps of three axes, the innermost first.
+constexpr int AXES = 5;
+
+// What the tests put into a map: sizes and steps of the axes, the innermost first.
 struct Values {
     std::uint16_t* first;
-    int sizes[3];
-    long long steps[3];
-    int boxes[3];
+    int sizes[AXES];
+    long long steps[AXES];
+    int boxes[AXES];
 };
 
 inline TensorMap map_of(const Values& values) {
+    static_assert(sizeof(Values) <= sizeof(TensorMap::opaque));
     TensorMap map;
     std::memcpy(map.opaque, &values, sizeof(Values));
     return map;
@@ -81,29 +84,33 @@ inline u32 swizzle(u32 address) { return address ^ (address >> 7 & 7) << 4; }
 
 // `use(address, value)` of all values of a box; no value where the tensor ends.
 template <typename Use>
-void for_each_in_box(const TensorMap& map, const int (&at)[3], u32 shared, Use use) {
+void for_each_in_box(const TensorMap& map, const int (&at)[AXES], u32 shared, Use use) {
     Values values;
     std::memcpy(&values, map.opaque, sizeof(Values));
-    const auto exists = [&](int axis, int index) {
-        return index >= 0 && index < values.sizes[axis];
-    };
-    for (int z = 0; z < values.boxes[2]; ++z)
-        for (int y = 0; y < values.boxes[1]; ++y)
-            for (int x = 0; x < values.boxes[0]; ++x, shared += 2) {
-                const int place[3] = {at[0] + x, at[1] + y, at[2] + z};
-                long long offset = 0;
-                bool inside = true;
-                for (int axis = 0; axis < 3; ++axis) {
-                    offset += place[axis] * values.steps[axis];
-                    inside = inside && exists(axis, place[axis]);
-                }
-                use(memory + swizzle(shared), inside ? values.first + offset : nullptr);
-            }
+    int count = 1;
+    // axes that a tensor does not have
+    const auto positive = [](int size) { return size > 0 ? size : 1; };
+    for (const int size : values.boxes) count *= positive(size);
+    for (int i = 0; i < count; ++i, shared += 2) {
+        long long offset = 0;
+        bool inside = true;
+        for (int axis = 0, rest = i; axis < AXES; ++axis) {
+            const int size = positive(values.boxes[axis]), place = at[axis] + rest % size;
+            rest /= size;
+            offset += place * values.steps[axis];
+            inside = inside && place >= 0 && place < positive(values.sizes[axis]);
+        }
+        use(memory + swizzle(shared), inside ? values.first + offset : nullptr);
+    }
 }
 
-inline void load_box(u32 shared, const TensorMap& map, int x, int y, int z, u32 barrier) {
+inline void load_box(
+    u32 shared, const TensorMap& map, int at, int second, int third, int fourth, int fifth,
+    u32 barrier
+) {
     long long bytes = 0;
-    for_each_in_box(map, {x, y, z}, shared, [&](char* to, const std::uint16_t* from) {
+    const int begin[] = {at, second, third, fourth, fifth};
+    for_each_in_box(map, begin, shared, [&](char* to, const std::uint16_t* from) {
         const std::uint16_t value = from ? *from : 0;
         std::memcpy(to, &value, 2);
         bytes += 2;
@@ -111,12 +118,16 @@ inline void load_box(u32 shared, const TensorMap& map, int x, int y, int z, u32 
     arrivals_at(barrier).change(0, -bytes);
 }
 
+inline void load_box(u32 shared, const TensorMap& map, int x, int y, int z, u32 barrier) {
+    load_box(shared, map, x, y, z, 0, 0, barrier);
+}
+
 inline void load_box(u32 shared, const TensorMap& map, int column, int row, u32 barrier) {
     load_box(shared, map, column, 0, row, barrier);
 }
 
 inline void store_box(const TensorMap& map, int x, int y, int z, u32 shared) {
-    for_each_in_box(map, {x, y, z}, shared, [](const char* from, std::uint16_t* to) {
+    for_each_in_box(map, {x, y, z, 0, 0}, shared, [](const char* from, std::uint16_t* to) {
         if (to) std::memcpy(to, from, 2);
     });
 }

@@ -14,12 +14,3 @@ inline void multiply(float (&sums)[64], u64 a, u64 b, int accumulate) {
         sums[i] = sum;
     }
 }
-
-// Four matrices of 8 x 8; lane 8 i + j gives the address of row j of matrix i.
-inline void store_matrices(u32 shared, const u32 (&pairs)[4]) {
-    const int lane = threadIdx.x % 32;
-    for (int i = 0; i < 4; ++i) {
-        const u32 row = __shfl_sync(0xffffffffu, shared, 8 * i + lane / 4);
-        std::memcpy(memory + row + lane % 4 * 4, &pairs[i], 4);
-    }
-}
