@@ -1,9 +1,12 @@
-"""The selective scan for large batches in CUDA C++ (`selective_scan.cu`).
+"""The selective scan in CUDA C++ (`selective_scan.cu`).
 
 It issues half the instructions of the Triton kernel beside it: chunks are twice as long and belong
 to one thread, so that little is exchanged between lanes; the softplus needs no logarithm, and the
 tensor cores form the product B u as well. Warps take turns at the tiles of a picture instead of
 working on one together, and wait for each other only to hand on the state between tiles.
+
+A picture is cut into segments, in two launches, where pictures and channels are too few to fill the
+chip: nearly twice the work, for all multiprocessors instead of some.
 """
 
 from dataclasses import dataclass
@@ -24,6 +27,16 @@ _MAX_RANK: Final = 64
 # warps of a multiprocessor with which it is about as fast as with more
 _BUSY: Final = 12
 _MAX_IMAGES: Final = 65535
+# tiles of a map from which on, and blocks up to which, two passes over segments are faster than one
+# over the whole
+_MANY_TILES: Final = 33
+_FEW_BLOCKS: Final = 64
+# tiles of a segment: one for each warp
+_LEAST_TILES: Final = 4
+# of a map; the last one folds what all others do to a state
+_MAX_SEGMENTS: Final = 64
+# passes over a map, as in the source
+_WHOLE, _ENDS, _SEGMENTS = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,7 @@ class Plan:
 
     Attributes:
         columns, images: blocks side by side, of 32 channels each, and one behind the other.
+        segments, length: of a map, and their tokens.
         warps: of a block, which take tiles of 32 tokens in turns.
         piece: bytes of `projected` that are copied at once.
         whole: whether tiles cover a map exactly.
@@ -40,6 +54,8 @@ class Plan:
 
     columns: int
     images: int
+    segments: int
+    length: int
     warps: int
     piece: int
     whole: bool
@@ -59,14 +75,18 @@ def plan(shape: tuple[int, int, int, int], R: int, device: Device) -> Plan | Non
         return None
     L, P = H * W, R + 2
     blocks = B * D // CHANNELS
+    segments, length = _segments(blocks, L, resident(R), device)
+    blocks *= segments
     warps = min((4, 2), key=lambda warps: _time(blocks, warps, resident(R), device))
-    if L <= 2 * TILE:
+    if length <= 2 * TILE:
         warps = 2
     pieces_of_eight = _cdiv(R, 8)
     slot = TILE * CHANNELS * 2 + _cdiv(TILE * P * 2 + 16 * pieces_of_eight, 128) * 128
     return Plan(
         columns=D // CHANNELS,
         images=B,
+        segments=segments,
+        length=length,
         warps=warps,
         # a map must begin where so many bytes can be copied
         piece=4 if L * P % 8 else 16,
@@ -79,6 +99,22 @@ def plan(shape: tuple[int, int, int, int], R: int, device: Device) -> Plan | Non
 def resident(R: int) -> int:
     """Warps that a multiprocessor holds, as in the source."""
     return 12 if R > 32 else 16
+
+
+def _segments(blocks: int, L: int, resident: int, device: Device) -> tuple[int, int]:
+    """How many segments a map has, and their length in tokens.
+
+    Args:
+        blocks: that serve whole maps.
+    """
+    at_once = resident // 4 * device.multiprocessors
+    tiles = _cdiv(L, TILE)
+    # as many as are at work at the same time; two passes over two thirds of a map gain nothing
+    segments = min(at_once // blocks, tiles // _LEAST_TILES, _MAX_SEGMENTS)
+    if segments < 2:
+        return 1, L
+    length = _cdiv(tiles, segments) * TILE
+    return _cdiv(L, length), length
 
 
 def _cdiv(a: int, b: int) -> int:
@@ -98,7 +134,7 @@ def _time(blocks: int, warps: int, resident: int, device: Device) -> float:
 
 
 def plan_for(u: Tensor, projected: Tensor, dt_weight: Tensor) -> Plan | None:
-    """The plan for these maps, or None where the kernel does not serve them or would be slow.
+    """The plan for these maps, or None where the kernel does not serve them.
 
     Args:
         u, projected, dt_weight: as for `low_rank_scan_cuda`.
@@ -109,15 +145,22 @@ def plan_for(u: Tensor, projected: Tensor, dt_weight: Tensor) -> Plan | None:
         return None
     B, H, W, D = u.shape
     device = describe_device(u.device)
-    # a block runs through a whole map: few of them would leave the chip idle
-    blocks = B * D // CHANNELS
-    if blocks < 2 * device.multiprocessors:
-        return None
     return plan((B, H, W, D), dt_weight.shape[0], device)
 
 
-def defines_of(how: Plan, D: int, R: int, dtype: torch.dtype) -> tuple[tuple[str, int], ...]:
-    """What is compiled in for maps of D channels and step sizes of rank R."""
+def passes(how: Plan) -> tuple[int, ...]:
+    """The launches that a plan takes."""
+    return (_ENDS, _SEGMENTS) if how.segments > 1 else (_WHOLE,)
+
+
+def defines_of(
+    how: Plan, D: int, R: int, dtype: torch.dtype, which: int
+) -> tuple[tuple[str, int], ...]:
+    """What is compiled in for maps of D channels and step sizes of rank R.
+
+    Args:
+        which: of the `passes`.
+    """
     return (
         ("D", D),
         ("P", R + 2),
@@ -125,6 +168,7 @@ def defines_of(how: Plan, D: int, R: int, dtype: torch.dtype) -> tuple[tuple[str
         ("WARPS", how.warps),
         ("PIECE", how.piece),
         ("WHOLE", int(how.whole)),
+        ("PASS", which),
         ("BFLOAT", int(dtype == torch.bfloat16)),
     )
 
@@ -148,11 +192,29 @@ def low_rank_scan_cuda(
     """
     R, D = dt_weight.shape
     out = torch.empty_like(u)
-    kernel = nvrtc.load_kernel(SOURCE, "selective_scan", defines_of(how, D, R, u.dtype), u.device)
-    kernel.launch(
-        (how.columns, 1, how.images),
-        32 * how.warps,
-        how.shared_bytes,
-        (u, projected, dt_weight, dt_bias, A, out, u.shape[1] * u.shape[2]),
-    )
+    ends = dt_bias if how.segments == 1 else _ends_of(how, D, dt_bias)
+    for which in passes(how):
+        defines = defines_of(how, D, R, u.dtype, which)
+        kernel = nvrtc.load_kernel(SOURCE, "selective_scan", defines, u.device)
+        kernel.launch(
+            (how.columns, how.segments - (which == _ENDS), how.images),
+            32 * how.warps,
+            how.shared_bytes,
+            (
+                u,
+                projected,
+                dt_weight,
+                dt_bias,
+                A,
+                out,
+                ends,
+                u.shape[1] * u.shape[2],
+                how.length,
+            ),
+        )
     return out
+
+
+def _ends_of(how: Plan, D: int, like: Tensor) -> Tensor:
+    """For what segments do to a state, all but the last ones."""
+    return like.new_empty((how.images, how.segments - 1, 2, D))

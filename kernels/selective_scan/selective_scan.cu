@@ -1,6 +1,6 @@
-// The selective scan of `low_rank_scan_ref` for large batches; compute capability 9.0.
+// The selective scan of `low_rank_scan_ref`; compute capability 9.0.
 //
-// A block serves one picture and 32 channels. Its warps take tiles of 32 tokens in turns; a thread
+// A block serves one picture, or a segment of it, and 32 channels. Its warps take tiles of 32 tokens in turns; a thread
 // has eight consecutive tokens, a chunk, of four channels. Step sizes come from the tensor cores,
 // turned: channels are the rows of the product, tokens its columns, so that only four lanes share a
 // channel. A chunk's recurrence runs token by token in registers, keeping states and how far each
@@ -12,6 +12,10 @@
 // from the tensor cores, too, with the B of eight tokens as a diagonal: it is exact, and takes the
 // place of widening u. But a u that is not finite makes up to 31 tokens before it NaN as well.
 //
+// Where pictures and channels alone are too few for the chip, a picture is cut into segments, and
+// there are two launches: the first one finds what every segment but the last does to a state, the
+// second one begins each segment with the state that those before it leave.
+//
 // softplus(x) is max(x, 0) + log(1 + y) with y = e^-|x|, the logarithm a polynomial: its error of
 // 9e-6 is a fiftieth of half precision's, it needs no second way for small y, and the unit for
 // powers and logarithms, which would be the limit, has a third less to do.
@@ -21,6 +25,7 @@
 //   WARPS       of a block, an even number
 //   PIECE       bytes of `projected` that can be copied at once, 16 or 4
 //   WHOLE       1: no tile is cut off
+//   PASS        0: pictures as a whole; 1: only what segments do to a state; 2: segments
 //   BFLOAT      1: values are bfloat16, 0: float16
 
 typedef unsigned int u32;
@@ -244,20 +249,39 @@ struct Turns {
     u32 barriers;
 };
 
-// Before the first tile all states are zero, and its warp need not wait.
-__device__ __forceinline__ Turns begin_turns(char* memory) {
+__device__ __forceinline__ Turns prepare_turns(char* memory) {
     Turns turns;
     turns.places = reinterpret_cast<Carry*>(memory);
     turns.barriers = shared_address(turns.places + 16);
-    if (threadIdx.x < 8) turns.places[threadIdx.x] = {};
     if (threadIdx.x == 0) {
         // each lane says for itself that it has read and written
         for (int i = 0; i < WARPS; ++i) init_barrier(turns.barriers + 8 * i, 32);
         publish_barriers();
     }
-    __syncwarp();
-    if (threadIdx.x < 32) arrive(turns.barriers);
     return turns;
+}
+
+// What the segments of a picture do to a state: what they leave of it, and what they add.
+struct Ends {
+    float* first;  // (images, all segments but the last, 2, D)
+
+    __device__ __forceinline__ float* of(int segments, int segment) const {
+        const long long before = static_cast<long long>(blockIdx.z) * segments + segment;
+        return first + before * (2 * D) + blockIdx.x * CHANNELS + threadIdx.x;
+    }
+};
+
+// The first warp, before the first tile: it need not wait for its turn.
+__device__ __forceinline__ void begin_turns(const Turns& turns, const Ends& ends) {
+    float state = 0.0f;
+    if (PASS == 2) {
+        const float* end = ends.of(gridDim.y - 1, 0);
+#pragma unroll 8
+        for (int i = 0; i < blockIdx.y; ++i, end += 2 * D) state = end[0] * state + end[D];
+    }
+    turns.places[threadIdx.x % 8].states[threadIdx.x / 8] = state;
+    __syncwarp();
+    arrive(turns.barriers);
 }
 
 // The state before this thread's chunk; the next warp gets that after the tile.
@@ -310,6 +334,25 @@ __device__ __forceinline__ void send(
     }
 }
 
+// After the last of so many tiles: the state is where the next tile would find it, and the warps'
+// decays are joined in any order. `memory` holds what nobody needs any more.
+__device__ __forceinline__ void end_segment(
+    const Turns& turns, int tiles, const Carry& decay, char* memory, const Ends& ends
+) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float* const decays = reinterpret_cast<float*>(memory);
+    __syncthreads();
+    if (lane % 4 == 3)
+        for (int j = 0; j < OWN; ++j) decays[warp * CHANNELS + lane / 4 + 8 * j] = decay.states[j];
+    __syncthreads();
+    if (warp > 0) return;
+    float all = 1.0f;
+    for (int i = 0; i < WARPS; ++i) all *= decays[i * CHANNELS + lane];
+    float* const end = ends.of(gridDim.y, blockIdx.y);
+    end[0] = all;
+    end[D] = turns.places[tiles % 2 * 8 + lane % 8].states[lane / 8];
+}
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT / WARPS) selective_scan(
     const Half* __restrict__ u,  // (images, L, D)
     const char* __restrict__ projected,  // (images, L, P): ranks, B, C
@@ -317,11 +360,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT / WARPS) selec
     const float* __restrict__ bias,  // (D,)
     const float* __restrict__ A,  // (D,)
     Half* __restrict__ out,  // (images, L, D)
-    int L
+    float* __restrict__ segment_ends,  // see `Ends`; not read and not written with PASS 0
+    int L,
+    int length  // of a segment, a multiple of 32 unless it is the whole
 ) {
     extern __shared__ __align__(128) char memory[];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const long long first = static_cast<long long>(blockIdx.z) * L + warp * TOKENS;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, begin = blockIdx.y * length;
+    const long long first = static_cast<long long>(blockIdx.z) * L + begin + warp * TOKENS;
     const int channel = blockIdx.x * CHANNELS + lane % 4 * 8;
     u += (first + lane / 4) * D + channel;
     out += (first + lane / 4) * D + channel;
@@ -330,7 +375,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT / WARPS) selec
     const u32 shared = shared_address(memory);
     int slot = warp * 2 * SLOT_BYTES, both = 2 * slot + SLOT_BYTES;  // its two slots, added
     keep(both);
-    int left = L - warp * TOKENS;
+    const int tokens = min(length, L - begin);
+    int left = tokens - warp * TOKENS;
     constexpr int STRIDE = WARPS * TOKENS;
     const auto fetch_next = [&](int to, int left) {
         if (left > 0) fetch(shared + to, places, u, projected, left);
@@ -338,12 +384,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT / WARPS) selec
         u += STRIDE * D, projected += STRIDE * P * 2;
         keep(u), keep(projected);
     };
-    const Turns turns = begin_turns(memory + WARPS * 2 * SLOT_BYTES);
+    const Turns turns = prepare_turns(memory + WARPS * 2 * SLOT_BYTES);
+    const Ends ends = {segment_ends};
     Own own;
     load_own(own, weight, bias, A);
+    Carry reach = {1.0f, 1.0f, 1.0f, 1.0f};  // decay of all tiles of this warp
     await_predecessor();
     fetch_next(slot, left);
     fetch_next(both - slot, left - STRIDE);
+    if (warp == 0) begin_turns(turns, ends);
     __syncthreads();
 
 #pragma unroll 1
@@ -356,9 +405,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT / WARPS) selec
         Carry state, decay;
         join_chunks(chunk, state, decay);
         const Carry entering = hand_on(turns, turn, state, decay);
-        send(chunk, entering, turned, memory, slot + places.row, out, left);
+        if (PASS == 1)
+            for (int j = 0; j < OWN; ++j) reach.states[j] *= decay.states[j];
+        else
+            send(chunk, entering, turned, memory, slot + places.row, out, left);
         __syncwarp();  // the slot has been read by all lanes
         fetch_next(slot, left - 2 * STRIDE);
         out += STRIDE * D, left -= STRIDE, slot = both - slot;
     }
+    if (PASS == 1) end_segment(turns, (tokens + TOKENS - 1) / TOKENS, reach, memory, ends);
 }

@@ -54,7 +54,7 @@ def test_fusion_compiles_for_other_gpus(architecture: str) -> None:
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize(("K", "N"), [(96, 384), (384, 1536), (512, 2048)])
+@pytest.mark.parametrize(("K", "N"), [(96, 384), (512, 2048), (768, 3072)])
 def test_product_compiles_without_spilling(K: int, N: int) -> None:
     stages = linear_cuda.stages_for(K, H100.shared_bytes)
     names = ("K", "N", "STAGES", "CONSUMERS", "NORM", "SHIFT", "ACTIVATION", "BFLOAT")
@@ -94,14 +94,18 @@ SCANNED = [(56 >> i, 2 * dim << i, -(-dim // 16) << i) for dim in (64, 96) for i
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("side", "D", "R"), [*SCANNED, (7, 1024, 64)])
-def test_scan_compiles_without_spilling(side: int, D: int, R: int, dtype: torch.dtype) -> None:
-    how = scan_cuda.plan((128, side, side, D), R, H100)
+@pytest.mark.parametrize("batch", [128, 4])
+def test_scan_compiles_without_spilling(
+    batch: int, side: int, D: int, R: int, dtype: torch.dtype
+) -> None:
+    how = scan_cuda.plan((batch, side, side, D), R, H100)
     assert how is not None
-    defines = scan_cuda.defines_of(how, D, R, dtype)
-    found = code_usage(nvrtc.compile_source(scan_cuda.SOURCE, defines, "sm_90a"))
-    assert found["REG"] * 32 * scan_cuda.resident(R) <= 65536
-    assert found["STACK"] == 0
-    assert found["LOCAL"] == 0
+    for which in scan_cuda.passes(how):
+        defines = scan_cuda.defines_of(how, D, R, dtype, which)
+        found = code_usage(nvrtc.compile_source(scan_cuda.SOURCE, defines, "sm_90a"))
+        assert found["REG"] * 32 * scan_cuda.resident(R) <= 65536
+        assert found["STACK"] == 0
+        assert found["LOCAL"] == 0
 
 
 @needs_compiler
@@ -165,7 +169,7 @@ def test_widths_that_warps_cannot_share_have_no_plan(channels: int) -> None:
     assert fusion_cuda.plan((1, 8, 8, channels), H100) is None
 
 
-@pytest.mark.parametrize(("K", "stages"), [(64, 12), (384, 8), (512, 4)])
+@pytest.mark.parametrize(("K", "stages"), [(64, 8), (384, 8), (512, 8), (768, 4), (832, 2)])
 def test_stages_fit_the_shared_memory(K: int, stages: int) -> None:
     assert linear_cuda.stages_for(K, H100.shared_bytes) == stages
 
@@ -280,6 +284,17 @@ def test_blocks_of_the_scan_fit_side_by_side(shape: tuple[int, int, int], R: int
     assert blocks * (how.shared_bytes + 1024) <= 228 * 1024
 
 
+@pytest.mark.parametrize("shape", [(4, 67200, 128), (1, 3136, 128), (16, 256, 1024), (8, 784, 256)])
+def test_segments_of_the_scan_cover_maps_and_fit_side_by_side(shape: tuple[int, int, int]) -> None:
+    B, L, D = shape
+    how = scan_cuda.plan((B, 1, L, D), 4, H100)
+    assert how is not None
+    assert (how.segments - 1) * how.length < L <= how.segments * how.length
+    blocks = how.columns * how.segments * how.images
+    assert how.segments == 1 or (how.length % scan_cuda.TILE == 0 and blocks <= 4 * 132)
+    assert scan_cuda.passes(how) == ((0,) if how.segments == 1 else (1, 2))
+
+
 def test_warps_of_the_scan_leave_no_blocks_for_a_second_turn() -> None:
     # 4 x 128 blocks: all at once; 6 x 128: only if they are small; 12 x 128: three full turns
     planned = [scan_cuda.plan((128, side, side, D), R, H100) for side, D, R in SCANNED]
@@ -322,13 +337,13 @@ def test_scan_on_the_gpu(shape: tuple[int, int, int, int], dtype: torch.dtype) -
 
 @needs_gpu
 @pytest.mark.gpu
-def test_large_batches_of_the_scan_go_to_cuda() -> None:
+def test_maps_of_half_precision_go_to_the_cuda_scan() -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("this kernel is for compute capability 9.0")
     u, p = (torch.randn(128, 7, 7, n, device="cuda").half() for n in (128, 6))
     weight = torch.randn(4, 128, device="cuda").half()
     assert scan_cuda.plan_for(u, p, weight) is not None
-    assert scan_cuda.plan_for(u[:8], p[:8], weight) is None
+    assert scan_cuda.plan_for(u[:, :, ::2], p, weight) is None
     assert scan_cuda.plan_for(u.float(), p.float(), weight.float()) is None
 
 
@@ -340,7 +355,9 @@ ACTIVATIONS: list[Activation] = ["none", "relu", "gelu", "silu_second_half"]
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    ("M", "K", "N"), [(1, 64, 128), (129, 96, 384), (1000, 256, 1024), (40001, 384, 768)], ids=str
+    ("M", "K", "N"),
+    [(1, 64, 128), (129, 96, 384), (1000, 256, 1024), (40001, 384, 768), (6272, 768, 3072)],
+    ids=str,
 )
 def test_product_on_the_gpu(
     M: int, K: int, N: int, activation: Activation, dtype: torch.dtype

@@ -99,6 +99,7 @@ def test_fusion(shape: tuple[int, int, int, int], changes: dict[str, Any], tmp_p
         (300, 96, 256, 2, 2, "silu_second_half"),
         (520, 192, 128, 2, 1, "gelu"),
         (140, 256, 384, 6, 6, "silu_second_half"),
+        (70, 768, 128, 4, 1, "gelu"),
     ],
     ids=str,
 )
@@ -161,38 +162,61 @@ def test_down_sampling(
 
 
 def scan(
-    shape: tuple[int, int, int, int], bias: Tensor, A: Tensor, R: int, warps: int, folder: Path
+    shape: tuple[int, int, int, int],
+    bias: Tensor,
+    A: Tensor,
+    R: int,
+    warps: int,
+    segments: int,
+    folder: Path,
 ) -> tuple[Tensor, Tensor]:
     """What the kernel gives for random maps, and the truth."""
     B, H, W, D = shape
     plan = scan_cuda.plan(shape, R, Device((9, 0), 132, 232448))
     assert plan is not None
-    how = replace(plan, warps=warps)
-    defines = dict(scan_cuda.defines_of(how, D, R, torch.float16))
-    library = build("scan", scan_cuda.SOURCE, folder, defines)
+    tiles = -(-(H * W) // (scan_cuda.TILE * segments))  # of a segment
+    how = replace(plan, segments=segments, length=tiles * scan_cuda.TILE, warps=warps)
     torch.manual_seed(0)
     u, projected = torch.randn(B, H, W, D).half(), torch.randn(B, H, W, R + 2).half()
     projected[..., -1] = torch.nan  # C is no part of the scan
     weight = (torch.randn(R, D) * R**-0.5).half()
     out = torch.full_like(u, torch.nan)
-    pointers = [ctypes.c_void_p(own.data_ptr()) for own in (u, projected, weight, bias, A, out)]
-    library.run(how.columns, how.images, *pointers, H * W)
+    ends = torch.full((B, segments, 2, D), torch.nan)
+    tensors = (u, projected, weight, bias, A, out, ends)
+    pointers = [ctypes.c_void_p(own.data_ptr()) for own in tensors]
+    for which in scan_cuda.passes(how):
+        defines = dict(scan_cuda.defines_of(how, D, R, torch.float16, which))
+        own = folder / str(which)
+        own.mkdir()
+        library = build("scan", scan_cuda.SOURCE, own, defines)
+        begun = segments - 1 if which == 1 else segments
+        library.run(how.columns, begun, how.images, *pointers, H * W, how.length)
     exact = [own.double() for own in (u, projected, weight.t(), bias, A)]
     return out, low_rank_scan_ref(*exact)
 
 
 # less than a tile; several tiles a warp, the last one cut off; maps that begin where only four
-# bytes can be copied; ranks that fill no piece of a product, or an odd number of pieces
+# bytes can be copied; ranks that fill no piece of a product, or an odd number of pieces; segments
+# of a whole number of turns, of less than one, the last one not full
 @pytest.mark.parametrize(
-    ("shape", "R", "warps"),
-    [((2, 3, 5, 64), 20, 2), ((1, 12, 16, 32), 4, 2), ((2, 11, 15, 32), 12, 4)],
+    ("shape", "R", "warps", "segments"),
+    [
+        ((2, 3, 5, 64), 20, 2, 1),
+        ((1, 12, 16, 32), 4, 2, 1),
+        ((2, 11, 15, 32), 12, 4, 1),
+        ((2, 16, 18, 64), 4, 4, 3),
+        ((1, 10, 16, 32), 12, 2, 5),
+        ((2, 15, 15, 32), 6, 2, 2),
+    ],
     ids=str,
 )
-def test_scan(shape: tuple[int, int, int, int], R: int, warps: int, tmp_path: Path) -> None:
+def test_scan(
+    shape: tuple[int, int, int, int], R: int, warps: int, segments: int, tmp_path: Path
+) -> None:
     D = shape[3]
     torch.manual_seed(1)
     A = -2 * torch.randn(D).abs() - 0.05
-    got, wanted = scan(shape, torch.randn(D) - 2, A, R, warps, tmp_path)
+    got, wanted = scan(shape, torch.randn(D) - 2, A, R, warps, segments, tmp_path)
     assert float((got.double() - wanted).norm() / wanted.norm()) < 5e-4
 
 
@@ -201,7 +225,7 @@ def test_scan_with_extreme_steps(tmp_path: Path) -> None:
     biases, rates = [-100.0, -20.0, 0.0, 20.0, 100.0], [-1e-6, -1.0, -200.0]
     bias = torch.tensor([bias for bias in biases for _ in range(6)] + [0.0, 1.0])
     A = torch.tensor(rates * 10 + rates[:2])
-    got, wanted = scan((1, 9, 8, 32), bias, A, 2, 2, tmp_path)
+    got, wanted = scan((1, 9, 8, 32), bias, A, 2, 2, 1, tmp_path)
     assert got.isfinite().all()
     tolerance = 4 * torch.finfo(torch.float16).eps
     for channel in range(32):  # of its own, their states being of all sizes

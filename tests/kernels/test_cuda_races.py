@@ -25,7 +25,7 @@ QUICK: Final = {
     "down-sampling": (
         "test_down_sampling[(3, 5, 7, 32)-{'strips': 2, 'rows': 2, 'blocks': 2, 'units': 2}]"
     ),
-    "scan": "test_scan[(2, 3, 5, 64)-20-2]",
+    "scan": "test_scan[(1, 10, 16, 32)-12-2-5]",
 }
 # kernels of more randomness in their addresses than an older ThreadSanitizer can do with
 UNFIT: Final = "unexpected memory mapping"
