@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kernels.depthwise.forward import conv_projection, position_encoding
 from kernels.expand_downsample.forward import expand_downsample
+from kernels.layer_norm.triton_fwd import layer_norm_triton
 from kernels.linear.forward import add_product_, is_left_to_library, linear
 from kernels.position_linear.triton_fwd import position_linear_triton
 from kernels.position_mlp.triton_fwd import position_mlp_triton
@@ -265,7 +266,7 @@ class CompiledBackbone:
             if isinstance(layer, Downsample)
         ]
         self._norms = [
-            (cast.product(norm.weight), cast.product(norm.bias), norm.eps)
+            (cast.exact(norm.weight), cast.exact(norm.bias), norm.eps)
             for norm in backbone.output_norms or ()
             if isinstance(norm, nn.LayerNorm)
         ]
@@ -295,7 +296,7 @@ class CompiledBackbone:
         if not self._norms:
             return x
         weight, bias, eps = self._norms[stage]
-        return nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+        return layer_norm_triton(x, weight, bias, eps)
 
 
 def _fuses_mlp(dim: int, tokens: int) -> bool:

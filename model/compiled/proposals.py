@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.nearest.triton_fwd import add_bias_, nearest_triton
 from kernels.nms.triton_fwd import batched_nms_triton
 from model.boxes import ANCHOR_RATIOS, ANCHOR_STRIDES, MAX_LOG_SCALE, level_anchors
-from model.compiled.convolution import Weights, conv, conv_relu, linear
+from model.compiled.convolution import Weights, conv_relu, linear
 from model.compiled.detect_types import DetectControls, DetectPlan, largest
 from model.fpn import FeaturePyramid
 from model.layers import to_nchw, to_nhwc
@@ -48,14 +49,11 @@ class PyramidStage:
         level = linear(features[-1], self._laterals[-1])
         levels = [level]
         for x, own in zip(features[-2::-1], self._laterals[-2::-1], strict=True):
-            # the bias is added to the coarse map, a quarter of the pixels, and the product to the
-            # up-sampled sum in place: the fine map is written twice in all
-            coarse = to_nchw(level + own.bias)
-            up = F.interpolate(coarse, size=(x.shape[1], x.shape[2]), mode="nearest")
-            level = to_nhwc(up).contiguous()
+            # the product is added to the up-sampled sum in place: a map is written twice in all
+            level = nearest_triton(level, (x.shape[1], x.shape[2]), own.bias)
             level.view(-1, level.shape[3]).addmm_(x.reshape(-1, x.shape[3]), own.weight.t())
             levels.insert(0, level)
-        pyramid = [conv(to_nchw(x), own) for x, own in zip(levels, self._outputs, strict=True)]
+        pyramid = [_output(to_nchw(x), own) for x, own in zip(levels, self._outputs, strict=True)]
         fifth = pyramid[-1][:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
         return [*pyramid, fifth]
 
@@ -133,6 +131,12 @@ class ProposalStage:
             logits[:, level, :count].copy_(answers[start:stop, 0].view(plan.batch, count))
             start = stop
         return logits
+
+
+def _output(x: Tensor, own: Weights) -> Tensor:
+    """`conv`, whose bias the library would add in a launch several times as long."""
+    y = F.conv2d(x, own.weight, padding=own.weight.shape[2] // 2)
+    return to_nchw(add_bias_(to_nhwc(y), own.bias))
 
 
 def decode_and_clip(anchors: Tensor, deltas: Tensor, limits: Tensor) -> Tensor:

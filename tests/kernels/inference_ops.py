@@ -11,8 +11,12 @@ from kernels.depthwise.triton_fwd import conv_silu_triton, position_encoding_tri
 from kernels.depthwise.triton_token import conv_projection_triton, position_encoding_token_triton
 from kernels.downsample.reference import depthwise_stride2_ref
 from kernels.downsample.triton_fwd import depthwise_stride2_triton
+from kernels.layer_norm.reference import layer_norm_ref
+from kernels.layer_norm.triton_fwd import layer_norm_triton
 from kernels.linear.reference import linear_ref
 from kernels.linear.triton_fwd import linear_triton
+from kernels.nearest.reference import nearest_ref
+from kernels.nearest.triton_fwd import add_bias_, nearest_triton
 from kernels.pooled_norm.reference import pooled_norm_ref
 from kernels.pooled_norm.triton_fwd import pooled_norm_triton
 from kernels.position_linear.reference import position_linear_ref
@@ -334,6 +338,30 @@ def upsample(d: Draw) -> Case:
     )
 
 
+def layer_norm(d: Draw) -> Case:
+    x, w, b = d.map(2 * d.C)[..., d.C :], d.exact(d.C), d.exact(d.C)
+    return Case(
+        lambda: [layer_norm_triton(x, w, b, EPS)],
+        lambda wide: [layer_norm_ref(*widen(wide, x, w, b), EPS)],
+    )
+
+
+def nearest(d: Draw) -> Case:
+    x, size, b = d.map(), (2 * d.H - 1, 2 * d.W), d.exact(d.C)
+    return Case(
+        lambda: [nearest_triton(x, size, b)],
+        lambda wide: [nearest_ref(*widen(wide, x)[:1], size, *widen(wide, b))],
+    )
+
+
+def add_bias(d: Draw) -> Case:
+    x, b = d.map(), d.exact(d.C)
+    return Case(
+        lambda: [add_bias_(x.clone(memory_format=torch.contiguous_format), b)],
+        lambda wide: [nearest_ref(*widen(wide, x), (d.H, d.W), *widen(wide, b))],
+    )
+
+
 OPS: dict[str, Callable[[Draw], Case]] = {
     function.__name__: function
     for function in (
@@ -356,6 +384,9 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         gated_fusion,
         gated_fusion_token,
         pooled_norm,
+        layer_norm,
+        nearest,
+        add_bias,
         depthwise_stride2,
         picture_conv,
         conv3x3,
