@@ -43,8 +43,14 @@ NARROW_TILES = (
     (64, 16, 64, 4, 3),
     (128, 16, 64, 4, 3),
     (128, 32, 64, 4, 3),
+    (64, 32, 64, 4, 4),
+    (64, 32, 128, 4, 3),
+    (32, 32, 128, 4, 3),
     (64, 64, 64, 4, 4),
+    (64, 64, 64, 4, 3),
+    (32, 64, 64, 4, 4),
     (128, 64, 64, 4, 3),
+    (128, 64, 64, 8, 4),
 )
 # a single picture: few rows, where a long sum's latency counts
 SMALL_LINEAR_TILES = (
@@ -227,6 +233,20 @@ def stage_trials(B: int, side: int, C: int) -> Iterator[Trial]:
                 shaped(8 * C),
                 exact(9, 8 * C),
                 exact(8 * C),
+            ),
+        )
+        yield from trials(
+            "linear_project",
+            "linear",
+            "_tiles",
+            (8 + 2) * unit // 4,
+            (*LINEAR_TILES, (128, 64, 64, 4, 4), (128, 64, 64, 8, 4), (128, 256, 64, 8, 4)),
+            lambda: _bind(
+                "linear",
+                "linear_triton",
+                half(B, side // 2, side // 2, 8 * C),
+                half(2 * C, 8 * C),
+                exact(2 * C),
             ),
         )
 

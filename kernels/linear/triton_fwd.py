@@ -210,10 +210,12 @@ def _tiles(
         programs = triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
         stages = _stages(programs, K, block_k, shared // (2 * (block_m + block_n) * block_k))
         return block_m, block_n, block_k, 4, stages
+    if block_n == 16:
+        return 64, 16, block_k, 4, 3
     if block_n <= 64:
-        return (64, 16, block_k, 4, 3) if block_n == 16 else (64, 64, block_k, 4, 4)
-    # wide results have costly epilogues, which more warps overlap better
-    return (128, 128, block_k, 8, 3) if N >= 4 * K or N >= 1024 else (64, 128, block_k, 4, 3)
+        # rows stream past a narrow weight: long pieces of them, and more programs side by side
+        return 64, 32, 128 if K % 128 == 0 else block_k, 4, 3
+    return (128, 128, block_k, 4, 3) if N >= 4 * K or N >= 1024 else (64, 128, block_k, 4, 3)
 
 
 def _stages(programs: int, K: int, block_k: int, most: int) -> int:
