@@ -60,8 +60,8 @@ def can_serve(rows: Tensor, weight: Tensor) -> bool:
     if K % 8 or N % COLUMNS or rows.stride(0) % 8 or rows.data_ptr() % 16:
         return False
     device = describe_device(rows.device)
-    # few tiles: every block would read its weight for next to nothing
-    enough = 4 * device.multiprocessors <= -(-M // ROWS) * (N // COLUMNS)
+    # fewer tiles would leave multiprocessors idle
+    enough = device.multiprocessors <= -(-M // ROWS) * (N // COLUMNS)
     fits = stages_for(K, device.shared_bytes) >= 2
     return device.capability == (9, 0) and enough and fits
 

@@ -33,7 +33,7 @@ from model.layers import ConvNormAct, Downsample, PositionEncoding, Stem
 # widest maps whose input projection and whose MLP run fused with their neighbours
 MAX_FUSED_PROJECTION: Final = 64
 MAX_FUSED_MLP: Final = 128
-_FEW_TOKENS: Final = 4096
+_FEW_TOKENS: Final = 8192
 
 
 class _Cast:
