@@ -64,7 +64,11 @@ def _files(*names: str) -> tuple[str, ...]:
 _MODELS: Final = (*_files("inference_kernels"), "-k", "test_no_worse and float16 and 24")
 _LABELS: Final = (*_files("label_map"), "-k", "not full_size and not 256 and not many")
 _MASKS: Final = (*_files("mask_runs"), "-k", "edges and (37 or 9)")
-_BOXES: Final = (*_files("nms", "roi_align"), "-k", "65 or 5 or oracle or rim or absent")
+_BOXES: Final = (
+    *_files("nms", "roi_align"),
+    "-k",
+    "(65 or 5 or oracle or rim or absent) and not 336 and not 1000",
+)
 _PICTURES: Final = (*_files("resizing"), "-k", "bicubic or bilinear or strides")
 _CUDA: Final = (*_files("cuda_kernels"), "-m", "gpu", "-k")
 CHECKS: Final = (
