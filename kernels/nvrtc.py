@@ -126,6 +126,7 @@ class CudaKernel:
         Raises:
             CudaError: the launch was refused.
         """
+        _enter_context(self.device)
         stream = torch.cuda.current_stream(self.device).cuda_stream
         held = [_as_c(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(held))(*(address for _, address in held))
@@ -222,11 +223,23 @@ def load_kernel(
     limits = describe_device(device)
     code = compile_source(source, defines, architecture_of(limits.capability))
     with torch.cuda.device(device):
+        _enter_context(device)
         (module,) = _check(driver.cuModuleLoadData(code))
         (function,) = _check(driver.cuModuleGetFunction(module, name.encode()))
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _check(driver.cuFuncSetAttribute(function, attribute, limits.shared_bytes))
     return CudaKernel(function, device)
+
+
+def _enter_context(device: torch.device) -> None:
+    """Make the device's context this thread's, if it has none.
+
+    PyTorch leaves that to the first call that needs one, which may be one of ours.
+    """
+    (context,) = _check(driver.cuCtxGetCurrent())
+    if not int(context):
+        (context,) = _check(driver.cuDevicePrimaryCtxRetain(device.index))
+        _check(driver.cuCtxSetCurrent(context))
 
 
 # an int and a float are passed as 32 bits

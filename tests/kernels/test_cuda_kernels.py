@@ -1,5 +1,6 @@
 """The CUDA C++ kernels: that they compile, how they share out work, and on a GPU what they give."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -345,6 +346,18 @@ def test_maps_of_half_precision_go_to_the_cuda_scan() -> None:
     assert scan_cuda.plan_for(u, p, weight) is not None
     assert scan_cuda.plan_for(u[:, :, ::2], p, weight) is None
     assert scan_cuda.plan_for(u.float(), p.float(), weight.float()) is None
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_kernels_work_in_a_thread_that_has_used_no_gpu() -> None:
+    case = low_rank_scan_cuda(Draw((2, 3, 5, 32), torch.float16, "cuda"))
+    (wanted,) = case.kernel()
+    torch.cuda.synchronize()
+    nvrtc.load_kernel.cache_clear()
+    with ThreadPoolExecutor(1) as fresh:
+        (got,) = fresh.submit(case.kernel).result()
+    assert torch.equal(got, wanted)
 
 
 ACTIVATIONS: list[Activation] = ["none", "relu", "gelu", "silu_second_half"]
