@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kernels.roi_align.reference import roi_align_ref
 from model.boxes import ROI_STDS, RPN_STDS, decode_boxes
-from model.compiled import roi_stage
+from model.compiled import proposals, roi_stage
 from model.compiled.detect_types import DetectControls, DetectTensors
 from model.compiled.detector import CompiledDetectorHead
 from model.compiled.mask_runs import encode_image, find_runs
@@ -336,6 +336,12 @@ def test_nothing_depends_on_values(network: MaskRCNN, monkeypatch: pytest.Monkey
             (len(rois), size, size, maps[0].shape[3])
         ),
     )
+    monkeypatch.setattr(
+        proposals,
+        "nearest_triton",
+        lambda x, size, _: x.new_empty((x.shape[0], *size, x.shape[3])),
+    )
+    monkeypatch.setattr(proposals, "add_bias_", lambda x, _: x)
     head = CompiledDetectorHead(network, dtype=torch.float32, device="meta")
     plan = head.plan(2, [(200, 336), (100, 168), (50, 84), (25, 42)])
     maps = [
