@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RESULTS: Final = tuple(
     ROOT / f"benchmarks/results/{name}-h100.json"
-    for name in ("gpu", "rivals", "rivals-more", "rivals-batches", "rivals-sides")
+    for name in ("gpu", "rivals", "rivals-batches", "rivals-sides")
 )
 PAGE: Final = ROOT / "docs/performance.md"
 IMAGES: Final = ROOT / "docs/images"
