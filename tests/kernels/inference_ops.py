@@ -348,18 +348,13 @@ def layer_norm(d: Draw) -> Case:
 
 def nearest(d: Draw) -> Case:
     x, size, b = d.map(), (2 * d.H - 1, 2 * d.W), d.exact(d.C)
-    return Case(
-        lambda: [nearest_triton(x, size, b)],
-        lambda wide: [nearest_ref(*widen(wide, x)[:1], size, *widen(wide, b))],
-    )
 
+    def reference(wide: bool) -> Outputs:
+        x_, b_ = widen(wide, x, b)
+        return [nearest_ref(x_, size, b_), nearest_ref(x_, (d.H, d.W), b_)]
 
-def add_bias(d: Draw) -> Case:
-    x, b = d.map(), d.exact(d.C)
-    return Case(
-        lambda: [add_bias_(x.clone(memory_format=torch.contiguous_format), b)],
-        lambda wide: [nearest_ref(*widen(wide, x), (d.H, d.W), *widen(wide, b))],
-    )
+    of_one = x.contiguous()
+    return Case(lambda: [nearest_triton(x, size, b), add_bias_(of_one.clone(), b)], reference)
 
 
 OPS: dict[str, Callable[[Draw], Case]] = {
@@ -386,7 +381,6 @@ OPS: dict[str, Callable[[Draw], Case]] = {
         pooled_norm,
         layer_norm,
         nearest,
-        add_bias,
         depthwise_stride2,
         picture_conv,
         conv3x3,
