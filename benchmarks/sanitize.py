@@ -9,8 +9,10 @@ functions that it may lack, and CUDA programs may do that.
 """
 
 import argparse
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,7 +129,7 @@ def run_side_by_side(
             try:
                 status: int | None = process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # the tests with their checker
                 process.wait()
                 status = None
             output = log.read_text(errors="replace")
@@ -137,7 +139,11 @@ def run_side_by_side(
 def _start(check: Check, log: Path) -> "subprocess.Popen[bytes]":
     with log.open("wb") as output:
         return subprocess.Popen(  # noqa: S603 - fixed programs
-            command_of(check), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+            command_of(check),
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
 

@@ -1,4 +1,4 @@
-"""LayerNorm over the channels of a map, at the speed of a copy.
+"""LayerNorm over the channels of a map, many tokens a program.
 
 The library's gives a block of threads to each token, whose few channels leave most of them idle.
 """

@@ -134,7 +134,7 @@ class ProposalStage:
 
 
 def _output(x: Tensor, own: Weights) -> Tensor:
-    """`conv`, whose bias the library would add in a launch several times as long."""
+    """A convolution; its bias the library would add in a slow launch of its own."""
     y = F.conv2d(x, own.weight, padding=own.weight.shape[2] // 2)
     # as cuDNN gives it anyway
     y = y.contiguous(memory_format=torch.channels_last)
